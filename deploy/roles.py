@@ -116,10 +116,8 @@ def make_operator(part: Part, names: Names) -> Any:
         return lambda chunk: first.doubt(champion.predictor.bundle.lengths, chunk, recipe)
 
     matches = derived_matches(fmt) if part.reads_derived else recipe.matches
-    listening = None if part.reads_derived else listen
-    return Operator(
-        recipe.name, state, inputs, chain, events, topic, matches, None, part.shadow, champion, anew, listening
-    )
+    operator = Operator(recipe.name, state, inputs, chain, events, topic, matches, None, part.shadow, champion, anew)
+    return operator if part.reads_derived else dataclasses.replace(operator, listen=listen)
 
 
 def derived_matches(expected: Format) -> Callable[[Format], str | None]:

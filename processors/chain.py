@@ -201,6 +201,11 @@ class ChainStage(Stage):
         """Take a raw Chunk; give what came out behind the last step."""
         return self._admit(self._through([item], 0))
 
+    def decide(self, decision: Any) -> list[Any]:
+        """Let the entry, which joins several inputs, hear of a decision; give what came out behind the last step."""
+        assert self._intake is not None
+        return self._admit(self._through(self._intake.decide(decision), 1))
+
     def _through(self, items: list[Any], first: int) -> list[Any]:
         for stage in self.stages[first:]:
             if not items:

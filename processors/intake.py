@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +105,10 @@ class EntryStage(Stage):
     def go_on_from(self, seen: int) -> None:
         """Begin in mid-session: what lies before sample `seen` has come already."""
         self._seen = seen
+
+    def decide(self, decision: Any) -> list[Chunk]:
+        """Hear of a :class:`~kymo.processors.join.Decision`; only an entry of several inputs does."""
+        raise TypeError(f"{type(self).__name__} takes one input, and waits for none")
 
     def missing(self, start: int, end: int, length: int) -> tuple[float, float]:
         """Shares of `length` samples that were interpolated in ``[start, end)``: in all, and in gaps beyond the bridge."""

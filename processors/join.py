@@ -198,7 +198,9 @@ class Wait:
     stream: str  # the branch's
     tick: int | None  # the first that it lacks; None where it is not waited for
     newest: int  # how far the furthest input is
-    back: int | None = None  # of one that is not waited for: where it may count again, since it has come back
+    # of one that a decision says is not waited for: since which tick, and where it may count again if it has come back
+    since: int = 0
+    back: int | None = None
 
 
 class _Arm:
@@ -341,6 +343,11 @@ class JoinStage(EntryStage):
             self._begin(decision.origin_ns, decision.origin_ns)
         return self._advance()
 
+    @property
+    def over(self) -> bool:
+        """Whether all inputs have ended."""
+        return all(arm.ended for arm in self._arms)
+
     def waits(self) -> list[Wait]:
         """The inputs that are behind, and those that are back."""
         newest = max(arm.sampler.ready for arm in self._arms)
@@ -348,7 +355,8 @@ class JoinStage(EntryStage):
         for arm in self._arms:
             since = arm.void[-1][0] if arm.void and arm.void[-1][1] is None else None
             back = next((first for first, _ in arm.values if since is not None and first >= since), None)
-            waits.append(Wait(arm.spec.stream, arm.lacks, newest, None if back is None else max(back, self._tick)))
+            back = None if back is None else max(back, self._tick)
+            waits.append(Wait(arm.spec.stream, arm.lacks, newest, since or 0, back))
         return waits
 
     def _advance(self) -> list[Chunk]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ import numpy as np
 from hypothesis import note
 
 from kymo.models.serving import partition, sessions
+from kymo.models.serving.joined import Patience
 from kymo.models.serving.outputs import Events, Marks
 from kymo.models.serving.partition import Floor, Handover, Limits, Partition, Pending
 from kymo.models.serving.snapshots import Snapshot
@@ -92,13 +93,15 @@ def refuse(rejected: SimpleNamespace, error: ChunkError) -> None:
 class Life:
     """A worker between two crashes: reads, publishes, hears acknowledgements, commits, in any order."""
 
+    patience: Mapping[str, Patience] = {}
+
     def __init__(self, log: Log, chain: Chain, clock: list[float], limits: Limits) -> None:
         self.log = log
         self.codec = ChunkCodec()
         outputs = Events("", Fraction(1), log.memory, log.heads)
         self.partition = Partition(0, chain, lambda fmt: None, lambda: clock[0], limits, outputs)
-        self.partition.load(log.left())
-        self.waiting: deque[Pending] = deque()
+        self.partition.patience = self.patience
+        self.waiting: deque[Pending] = deque(self.partition.load(log.left()))
         self.judged: deque[tuple[Pending, Found]] = deque()
         self.sent: deque[tuple[Pending, int]] = deque()
 

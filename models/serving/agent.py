@@ -124,11 +124,14 @@ class Agent:
         """Take records for a while; whether there are more."""
         until = time.perf_counter() + _YIELD_S
         for windows in taking:
-            self._pending.extend((partition, pending) for pending in windows)
-            self._pending_bytes += sum(pending.output.nbytes for pending in windows)
+            self._add(partition, windows)
             if time.perf_counter() > until or self._full:
                 return True
         return False
+
+    def _add(self, partition: Partition, windows: list[Pending]) -> None:
+        self._pending.extend((partition, pending) for pending in windows)
+        self._pending_bytes += sum(pending.output.nbytes for pending in windows)
 
     @property
     def _full(self) -> bool:
@@ -182,8 +185,8 @@ class Agent:
             partition = self.partitions[n] = Partition(
                 n, operator.chain, operator.matches, time.monotonic, self._limits, operator.outputs
             )
-            partition.listen = operator.listen
-            partition.load(handover)
+            partition.listen, partition.patience = operator.listen, operator.patience
+            self._add(partition, partition.load(handover))
             self._tell_damaged(partition)
             await asyncio.sleep(0)
             offsets |= {TopicPartition(topic, n): offset for topic, offset in partition.next_offset.items()}
@@ -357,6 +360,12 @@ class Agent:
                 await self._commits.store_snapshots()
                 self._raise_failure()
                 await self._commits.commit_offsets()
+                for partition in list(self.partitions.values()) if self.operator.patience else ():
+                    decided = await self._commits.store_decisions(partition)
+                    self._raise_failure()
+                    for session, decision in decided:
+                        self._add(partition, partition.decide(session, decision))
+        await self._wake()
 
     async def _wake(self) -> None:
         async with self._changed:

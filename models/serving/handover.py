@@ -16,11 +16,13 @@ from aiokafka.errors import KafkaError, NoError, for_code
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
+from kymo.models.serving.joined import JoinedSession, decisions_from_json, decisions_to_json
 from kymo.models.serving.operator import Operator
 from kymo.models.serving.partition import Floor, Handover, Partition
 from kymo.models.serving.runtime import Outbox, Outgoing, Runtime
 from kymo.models.serving.sessions import Session
 from kymo.models.serving.snapshots import BYTES_MAX, MEMORY_MAX, Snapshot
+from kymo.processors.join import Decision
 from kymo.streams.errors import DeliveryError, KymoError, MessageError
 from kymo.streams.messages import read_object
 from kymo.streams.topics import BY_NAME, MIB
@@ -130,6 +132,7 @@ class _HandoverReader:
 
     def __init__(self, operator: Operator, state_key: bytes, ids: Mapping[str, str]) -> None:
         self.handover, self._operator, self._key, self._ids = Handover(), operator, state_key, ids
+        self._decisions_key = state_key.replace(b"\n", b".decisions\n")
         self._lives: dict[str, tuple[int, int, int]] = {}  # by session, whose snapshot it is
         self._old_ms = int(time.time() * 1000) - BY_NAME["events"].retention_ms
 
@@ -155,6 +158,8 @@ class _HandoverReader:
 
     def state(self, record: Any) -> None:
         """A record of ``kymo.state``: the newest life's last word on a session counts, whenever it was written."""
+        if record.key is not None and record.key.startswith(self._decisions_key):
+            self._decided(record)
         if record.key is None or not record.key.startswith(self._key):
             return
         name = record.key[len(self._key) :].decode(errors="replace")
@@ -175,6 +180,15 @@ class _HandoverReader:
             self.handover.gone.append(name)
         else:
             self.handover.snapshots[name] = snapshot
+
+    def _decided(self, record: Any) -> None:
+        name = record.key[len(self._decisions_key) :].decode(errors="replace")
+        self.handover.decisions.pop(name, None)
+        if record.value is not None:
+            try:
+                self.handover.decisions[name] = decisions_from_json(json.loads(record.value))
+            except (ValueError, TypeError) as error:
+                self.handover.odd.append((record, MessageError(f"no decisions ({error})")))
 
 
 def _life_of(header: bytes) -> tuple[int, int]:
@@ -304,13 +318,35 @@ class Commits:
         done = partial(_stored, partition, session, snapshot)
         return Outgoing(self.key(session.name), value, [self._life(partition)], done)
 
+    async def store_decisions(self, partition: Partition) -> list[tuple[JoinedSession, Decision]]:
+        """Store what is to be decided of inputs that fell silent or are back; on return it is acknowledged (or has failed)."""
+        state, topics = self._runtime.names.of("state"), self._operator().inputs
+        if not partition.due(dict.fromkeys(topics, True)):
+            return []
+        limits = await self._runtime.read_back.limits([TopicPartition(topic, partition.number) for topic in topics])
+        due = partition.due({tp.topic: partition.is_read(tp.topic, end) for tp, (_, end) in limits.items()})
+        for session, decision in due:
+            value = json.dumps(decisions_to_json([*partition.decisions.get(session.name, ()), decision])).encode()
+            record = Outgoing(self.decisions_key(session.name), value, [self._life(partition)])
+            self._outbox.put(state, partition.number, [record])
+        await self._outbox.settled(state)
+        return due
+
+    def decisions_key(self, session: str) -> bytes:
+        """Key of what was decided of a session's inputs."""
+        return f"{self._operator().state}.decisions\n{session}".encode()
+
     def _life(self, partition: Partition) -> tuple[str, bytes]:
         return LIFE, b"%d.%d" % (partition.state_end, self._runtime.kafka.consumer_generation_id)
 
     def forget(self, number: int, sessions: Iterable[str]) -> None:
         """Delete snapshots."""
         life = self._life(self._partitions[number])
-        records = [Outgoing(self.key(name), None, [life]) for name in sessions]
+        decided = self._partitions[number].decisions
+        keys = [self.key(name) for name in sessions] + [
+            self.decisions_key(name) for name in sessions if name in decided
+        ]
+        records = [Outgoing(key, None, [life]) for key in keys]
         self._outbox.put(self._runtime.names.of("state"), number, records)
 
     async def commit_offsets(self) -> None:

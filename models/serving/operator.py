@@ -19,14 +19,15 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, Full, Queue
 from typing import Any
 
 from kymo.models.bundle import Bundle
 from kymo.models.predict import Predictor
+from kymo.models.serving.joined import Patience
 from kymo.models.serving.outputs import Outputs
 from kymo.models.serving.runtime import Outbox, Outgoing
 from kymo.models.serving.sessions import Listener
@@ -65,6 +66,9 @@ class Operator:
     shadow: Shadow | None = None  # what scores the same windows aside
     champion: Champion | None = None
     anew: Callable[[Bundle], Operator] | None = None  # the operator for a bundle whose windows are of another kind
+    patience: Mapping[str, Patience] = field(
+        default_factory=dict
+    )  # by branch of several inputs, how long it is waited for
     # what makes a listener for a new session: from its chunks, why they are doubtful (empty: they are not), or None: go on
     listen: Callable[[], Listener] | None = None
 

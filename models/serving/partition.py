@@ -9,16 +9,18 @@ What a commit costs depends on the sessions that something happened to since the
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
+from kymo.models.serving.joined import JoinedSession, Patience
 from kymo.models.serving.outputs import Events, Marks, Output, Outputs, outputs_of, taken_chain
 from kymo.models.serving.sessions import SAMPLES, ChunkRun, Listener, Session
 from kymo.models.serving.snapshots import Snapshot
 from kymo.processors.chain import Chain
+from kymo.processors.join import Decision, Join
 from kymo.streams.chunk import Chunk, Format, Header
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import ChunkError, FormatError, MessageError
@@ -83,6 +85,7 @@ class Handover:
     # by input topic, the end at loading: nothing behind it can have been read before
     input_end: dict[str, int] = field(default_factory=dict)
     topic_ids: dict[str, str] = field(default_factory=dict)  # by input topic, Kafka's id of it
+    decisions: dict[str, list[Decision]] = field(default_factory=dict)  # by session, what was stored of its inputs
 
 
 def decode_record(codec: ChunkCodec, record: Any) -> Chunk:
@@ -118,9 +121,12 @@ class Partition:
         self.damaged: dict[str, str] = {}
         self._asleep: dict[str, Snapshot] = {}  # of sessions that are not loaded
         self._stored: dict[str, Snapshot] = {}  # of those that are, and have taken nothing since
+        #: By branch of a chain of several inputs, how long it is waited for.
+        self.patience: Mapping[str, Patience] = {}
+        self.decisions: dict[str, list[Decision]] = {}  # by session, what is stored of its inputs
         self.listen: Callable[[], Listener] | None = None  # what makes a listener for a new session
         self._codec = ChunkCodec()
-        self._digest = chain.digest(learned=False)
+        self._digest, self._joined = chain.digest(learned=False), isinstance(chain.specs[0], Join)
         self._outputs, self._takes = outputs or outputs_of(chain, Events("")), taken_chain(chain)
         self._verdicts: dict[int, tuple[Header, bool]] = {}
         self._handover = Handover()
@@ -135,8 +141,8 @@ class Partition:
         self._touched: dict[Session, None] = {}  # something happened to it since the last commit
         self._holds: dict[str, dict[Session, int]] = {}  # by topic, what the others need
 
-    def load(self, handover: Handover) -> None:
-        """Take over from an earlier life."""
+    def load(self, handover: Handover) -> list[Pending]:
+        """Take over from an earlier life; give what became whole by decisions that no snapshot knows of."""
         self._handover, self.published = handover, handover.published
         self.end, self.state_end = handover.end, handover.state_end
         self.next_offset, self._asleep = dict(handover.next_offset), dict(handover.snapshots)
@@ -160,6 +166,45 @@ class Partition:
         for name in self._asleep.keys() & handover.published.keys() if self._outputs.kinds else ():
             with suppress(TypeError, ValueError):  # a damaged one is told of when its session wakes
                 self._wake_if_behind(name, handover.published[name])
+        self.decisions, pending = handover.decisions, list[Pending]()
+        for name, decisions in handover.decisions.items():
+            stored = self._asleep.get(name)
+            if stored is None or stored.meta.get("decided", 0) < len(decisions):
+                session = self._wake(name, "")
+                assert isinstance(session, JoinedSession)
+                for decision in decisions[session.decided :]:
+                    pending += self._decide(session, decision)
+        return pending
+
+    def is_read(self, topic: str, end: int) -> bool:
+        """Whether all that stands before an offset is taken."""
+        return self._position(topic) >= end
+
+    def due(self, is_read: Mapping[str, bool]) -> list[tuple[JoinedSession, Decision]]:
+        """What is to be stored and then heard by :meth:`decide`; `is_read` says which topics are read to their end."""
+        now_s = self._now_s()
+        return [
+            (session, decision)
+            for session in self.sessions.values()
+            if isinstance(session, JoinedSession)
+            for decision in session.due(self.patience, self.published.get(session.name, {}), is_read, now_s)[:1]
+        ]
+
+    def decide(self, session: JoinedSession, decision: Decision) -> list[Pending]:
+        """Hear of a decision that is stored and acknowledged."""
+        self.decisions.setdefault(session.name, []).append(decision)
+        return self._decide(session, decision)
+
+    def _decide(self, session: JoinedSession, decision: Decision) -> list[Pending]:
+        session.touch(self._floor(), self._now_s(), 1)
+        self._touched[session] = None
+        self._stored.pop(session.name, None)
+        return self._to_publish(session, session.decide(decision))
+
+    def _floor(self) -> Floor:
+        """Where the outputs stand at the earliest of what is taken now, whichever topic it comes from."""
+        again = any(offset < self._handover.input_end.get(topic, 0) for topic, offset in self.next_offset.items())
+        return self._handover.start if again else self.end
 
     def _wake_if_behind(self, name: str, marks: Marks) -> None:
         """Have a session stored again whose snapshot does not know of windows that another kind published of what is in it.
@@ -224,9 +269,9 @@ class Partition:
                 else:
                     if run is not None:
                         yield from self._push(run, reject)
-                    run = runs[session.name] = ChunkRun(session, chunk, record)
+                    run = runs[session.name] = ChunkRun(session, topic, chunk, record)
                 # The first, late or repeated one is looked at alone, and counted.
-                if run.count >= SAMPLES or (len(run.chunks) == 1 and chunk.first_index != session.next_index):
+                if run.count >= SAMPLES or (len(run.chunks) == 1 and not session.expects(chunk)):
                     yield from self._push(run, reject)
             while runs:
                 yield from self._push(next(iter(runs.values())), reject)
@@ -251,8 +296,10 @@ class Partition:
             if chunk.session not in self._asleep and offset < self._handover.next_offset.get(topic, 0):
                 return None  # behind the commit: read again for another session's sake
             session = self._wake(chunk.session, topic)
-        if offset < session.takes_from:
+        if not session.is_new(topic, offset):
             return None
+        if self._joined:
+            return session
         if session.stream != chunk.stream:
             if session.stream:  # two places of one kind: the first one feeds the recipe
                 self.counts["unmatched"] += 1
@@ -266,12 +313,13 @@ class Partition:
         session = run.session
         self.sessions[session.name] = self.sessions.pop(session.name)  # the last to be quiet
         self._touched[session] = None
-        session.touched_s, session.sent_ms = self._now_s(), run.records[-1].timestamp
+        session.touch(self._floor(), self._now_s(), len(run.records))
+        session.sent_ms = run.records[-1].timestamp
         self._stored.pop(session.name, None)
         self._pushing = session
         for chunk, places in run.pieces():
             try:
-                outputs = session.take(chunk, places)
+                outputs = session.take(chunk, places, run.topic)
             except FormatError as error:  # a header that contradicts the session's own
                 self._refuse(run, str(error), reject)
                 break
@@ -349,7 +397,8 @@ class Partition:
         return session
 
     def _session(self, name: str, takes_from: int) -> Session:
-        return Session(name, self.chain.build(), self._outputs, self._digest, takes_from)
+        kind = JoinedSession if self._joined else Session
+        return kind(name, self.chain.build(), self._outputs, self._digest, takes_from)
 
     def acknowledge(self, pending: Pending) -> None:
         """An event of a window is published and acknowledged (or the window needs none)."""
@@ -377,11 +426,12 @@ class Partition:
 
     def _update_holds(self) -> dict[str, dict[Session, int]]:
         for session in self._touched:
-            holds = self._holds.setdefault(session.topic, {})
-            if (offset := session.hold()) is None:
-                holds.pop(session, None)
-            else:
-                holds[session] = offset
+            held = session.holds()
+            for topic in self._holds.keys() | held.keys():
+                if topic in held:
+                    self._holds.setdefault(topic, {})[session] = held[topic]
+                else:
+                    self._holds[topic].pop(session, None)
         return self._holds
 
     def snapshots(self) -> list[tuple[Session, partial[Snapshot] | None]]:
@@ -418,10 +468,13 @@ class Partition:
     def _unload(self, session: Session) -> None:
         if session.name in self._runs:  # it goes on at once
             return
+        if isinstance(session, JoinedSession) and session.waits(self.patience):
+            return
         self._asleep[session.name] = self._stored.pop(session.name)
         del self.sessions[session.name]
         self._touched.pop(session, None)
-        self._holds.get(session.topic, {}).pop(session, None)
+        for holds in self._holds.values():
+            holds.pop(session, None)
 
     def committed(self, topic: str, offset: int) -> None:
         """The broker has the commit: a restart begins there."""
@@ -438,6 +491,7 @@ class Partition:
         """By topic, where it changed: the offset that may be committed, and where to begin to read the outputs back from there."""
         holds, out = self._update_holds(), {}
         self._touched = {session: None for session in self._touched if session.unsettled}
+        floors_of_joined = [session.floor for session in self._touched if isinstance(session, JoinedSession)]
         for topic in self.next_offset:
             offset = min((self._position(topic), *holds.get(topic, {}).values()))
             # What a session reads again takes no commit back: what comes of it stands behind the last one's floor.
@@ -451,4 +505,10 @@ class Partition:
             else:  # not read from yet: what an earlier life read of it has its events from that life's mark on
                 unread = offset < self._handover.input_end.get(topic, 0)
                 out[topic] = (offset, self._handover.start if unread else self.end)
+        if floors_of_joined:
+            out = {topic: (offset, _lowest([floor, *floors_of_joined])) for topic, (offset, floor) in out.items()}
         return out
+
+
+def _lowest(floors: Sequence[Floor]) -> Floor:
+    return Floor(*(min(offsets) for offsets in zip(*floors, strict=True)))

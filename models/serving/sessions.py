@@ -34,7 +34,7 @@ SAMPLES = 2_048
 
 
 @dataclass(slots=True)
-class _GivenOutput:
+class GivenOutput:
     """An output: its place, the oldest sample that may be needed to make it again, and whether it is not yet acknowledged."""
 
     place: int
@@ -64,7 +64,7 @@ class Session:
         self.touched_s = 0.0
         self.sent_ms = 0  # when the newest chunk taken was sent, Unix ms
         self.next_index = -1  # where the newest chunk taken ended
-        self._given_outputs: deque[_GivenOutput] = (
+        self._given_outputs: deque[GivenOutput] = (
             deque()
         )  # outputs not acknowledged, and those before them that they rest on
         #: What is remembered of the last outputs, for those behind them; whoever judges them keeps it.
@@ -81,7 +81,19 @@ class Session:
         # (first index, offset) of the first chunk behind the stored snapshot
         self._since: tuple[int, int] | None = None
 
-    def take(self, chunk: Chunk, places: Sequence[tuple[int, int]]) -> list[Output]:
+    def is_new(self, topic: str, offset: int) -> bool:
+        """Whether a record of a topic is not in the session yet."""
+        return offset >= self.takes_from
+
+    def expects(self, chunk: Chunk) -> bool:
+        """Whether a chunk is the next one; another is looked at alone, and counted."""
+        return chunk.first_index == self.next_index
+
+    def touch(self, floor: Any, now_s: float, count: int) -> None:
+        """So many records are about to be taken; the outputs stand at `floor`."""
+        self.touched_s = now_s
+
+    def take(self, chunk: Chunk, places: Sequence[tuple[int, int]], topic: str = "") -> list[Output]:
         """Outputs that became whole by `chunk`."""
         self.last_offset, self.next_index = places[-1][1], chunk.end_index
         for end, offset in places:
@@ -115,7 +127,7 @@ class Session:
         if offset <= self.stored_upto:
             # Read again, it gives more than it had when it was stored: only a new snapshot can tell a restart of these.
             self.hold_until_stored(self.takes_from)
-        self._given_outputs.extend(_GivenOutput(self._outputs.place(output), self._needed) for output in outputs)
+        self._given_outputs.extend(GivenOutput(self._outputs.place(output), self._needed) for output in outputs)
         self._needed = self._chain_needs()
         self.given_to = outputs[-1].start_index if isinstance(outputs[-1], Window) else -1
 
@@ -155,8 +167,12 @@ class Session:
         # An output may rest on samples before its own start: those on either side of a gap that was bridged.
         return min(self._given_outputs[0].oldest, self._chain_needs()) if self._given_outputs else self._chain_needs()
 
-    def hold(self) -> int | None:
-        """Oldest offset that this session still needs; None if none."""
+    def holds(self) -> dict[str, int]:
+        """By topic, the oldest offset that this session still needs."""
+        offset = self._hold()
+        return {} if offset is None else {self.topic: offset}
+
+    def _hold(self) -> int | None:
         # What only a snapshot can release stays whole, since a restart anywhere behind it could take it otherwise.
         if not self.must_snapshot():
             self._prune()
@@ -282,8 +298,8 @@ class Session:
 class ChunkRun:
     """Consecutive chunks of one stream of one session, to be taken as one."""
 
-    def __init__(self, session: Session, chunk: Chunk, record: Any) -> None:
-        self.session, self.chunks, self.records = session, [chunk], [record]
+    def __init__(self, session: Session, topic: str, chunk: Chunk, record: Any) -> None:
+        self.session, self.topic, self.chunks, self.records = session, topic, [chunk], [record]
         self.count = chunk.count
 
     def follows(self, chunk: Chunk) -> bool:
