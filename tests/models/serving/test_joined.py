@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 from aiokafka.structs import TopicPartition
 from crash_lab import Found, Life, Log, content, events_of
 from hypothesis import given, note, settings
@@ -220,9 +221,26 @@ def finish(log: JoinedLog, chain: Chain, clock: list[float], limits: Limits) -> 
         assert sorted(log.events) == defined(log, chain)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32))
 def test_crashes_anywhere(seed: int) -> None:
+    campaign(seed)
+
+
+@pytest.mark.parametrize(
+    ("rule", "seed"), [("durable", 1), ("caught up", 40), ("reopen", 40), ("wake", 58), ("floor", 149)]
+)
+def test_each_rule_is_needed(rule: str, seed: int) -> None:
+    campaign(seed)
+    with pytest.raises(AssertionError):
+        campaign(seed, rule)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(20_000)
+@settings(max_examples=20_000, deadline=None)
+@given(st.integers(0, 2**64))
+def test_crashes_anywhere_at_length(seed: int) -> None:
     campaign(seed)
 
 
