@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kymo.processors.chain import Chain
 from kymo.processors.intake import EntryStage, Intake
-from kymo.processors.samplers import SAMPLERS, Clock, Sampler, samples_a_tick
+from kymo.processors.samplers import SAMPLERS, Sampler, SampleTimes, samples_a_tick
 from kymo.processors.spec import Spec, Stage, chain_digest, pack, pack_list, unpack, unpack_list
 from kymo.streams.chunk import Array, Chunk, Format, Header, signal_format
 from kymo.streams.errors import FormatError
@@ -208,7 +208,7 @@ class _Arm:
 
     def __init__(self, spec: Branch, ticks: Fraction) -> None:
         self.spec, self.stage = spec, spec.chain.build()
-        self.sampler = Sampler(spec.sample, Clock(0, ticks))
+        self.sampler = Sampler(spec.sample, SampleTimes(0, ticks))
         self.stream = ""  # the one that feeds it
         self.rows: list[Chunk] = []  # before the grid is known
         self.values: deque[tuple[int, Array]] = deque()
@@ -322,7 +322,7 @@ class JoinStage(EntryStage):
         return self._advance()
 
     def _begin(self, origin_ns: int, time_ns: int) -> None:
-        ticks = Clock(origin_ns, self.spec.ticks)
+        ticks = SampleTimes(origin_ns, self.spec.ticks)
         self._origin_ns, self._tick = origin_ns, ticks.first_at(time_ns)
         self._header = Header(self._session, origin_ns, self.spec.output({}), chain_digest("", self.spec))
         for arm in self._arms:

@@ -26,14 +26,14 @@ _SAFE = 2**61  # beyond it whole numbers of any size are used
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
+class SampleTimes:
     """Where the samples of a stream stand in time, or the ticks of a grid."""
 
     origin_ns: int
     rate: Fraction
 
     @classmethod
-    def of(cls, header: Header) -> Clock:
+    def of(cls, header: Header) -> SampleTimes:
         """The clock of a stream's samples."""
         return cls(header.origin_ns, header.format.rate)
 
@@ -65,23 +65,23 @@ class Clock:
         return indices
 
 
-Need = Callable[[Clock, Clock, Ints], tuple[Ints, Ints]]
+Need = Callable[[SampleTimes, SampleTimes, Ints], tuple[Ints, Ints]]
 
 
-def _around(stream: Clock, ticks: Clock, numbers: Ints) -> tuple[Ints, Ints]:
+def _around(stream: SampleTimes, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
     """The samples on either side of each tick; one where it stands on the tick."""
     times = ticks.times(numbers)
     after = stream.first_at_each(times)
     return after - (stream.times(after) != times), after + 1
 
 
-def _before(stream: Clock, ticks: Clock, numbers: Ints) -> tuple[Ints, Ints]:
+def _before(stream: SampleTimes, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
     """The newest sample at each tick."""
     first, _ = _around(stream, ticks, numbers)
     return first, first + 1
 
 
-def _nearest(stream: Clock, ticks: Clock, numbers: Ints) -> tuple[Ints, Ints]:
+def _nearest(stream: SampleTimes, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
     """The sample nearest to each tick, the earlier of two."""
     times = ticks.times(numbers)
     first, end = _around(stream, ticks, numbers)
@@ -89,7 +89,7 @@ def _nearest(stream: Clock, ticks: Clock, numbers: Ints) -> tuple[Ints, Ints]:
     return first + later, first + later + 1
 
 
-def _from(stream: Clock, ticks: Clock, numbers: Ints) -> tuple[Ints, Ints]:
+def _from(stream: SampleTimes, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
     """The samples from each tick to the next."""
     borders = stream.first_at_each(ticks.times(np.append(numbers, numbers[-1] + 1)))
     return borders[:-1], borders[1:]
@@ -106,7 +106,7 @@ def samples_a_tick(stream: Fraction, ticks: Fraction) -> int:
     return int(ratio)
 
 
-def _block(stream: Clock, ticks: Clock, numbers: Ints) -> tuple[Ints, Ints]:
+def _block(stream: SampleTimes, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
     """So many samples from each tick on."""
     first = stream.first_at_each(ticks.times(numbers))
     return first, first + samples_a_tick(stream.rate, ticks.rate)
@@ -130,7 +130,7 @@ _SINGLE = ("linear", "hold", "nearest")
 class Sampler:
     """The memory of one stream that is sampled at ticks."""
 
-    def __init__(self, way: str, ticks: Clock) -> None:
+    def __init__(self, way: str, ticks: SampleTimes) -> None:
         self.way, self.ticks, self._need = way, ticks, SAMPLERS[way]
         self.ready = 0  # ticks before it are decided
         self._header: Header | None = None
@@ -150,10 +150,10 @@ class Sampler:
         values: list[tuple[int, Array]] = []
         if self._header is not None and chunk.header is not self._header and chunk.header != self._header:
             # Another clock: what stands before its first sample has nothing more to come.
-            values += self._decide(self.ticks.first_at(Clock.of(chunk.header).time(chunk.first_index)))
+            values += self._decide(self.ticks.first_at(SampleTimes.of(chunk.header).time(chunk.first_index)))
             self._kept = self._kept[:0]
         self._header = chunk.header
-        if Clock.of(chunk.header) == self.ticks and self.way in _SINGLE:
+        if SampleTimes.of(chunk.header) == self.ticks and self.way in _SINGLE:
             start, self.ready = max(self.ready, chunk.first_index), max(self.ready, chunk.end_index)
             self._first, self._kept = chunk.end_index, chunk.data[:0]
             return [*values, (start, chunk.data[start - chunk.first_index :])] if start < self.ready else values
@@ -178,17 +178,17 @@ class Sampler:
         """Give what is left: nothing more comes."""
         if self._header is None:
             return []
-        return self._decide(self.ticks.first_at(Clock.of(self._header).time(self._end)))
+        return self._decide(self.ticks.first_at(SampleTimes.of(self._header).time(self._end)))
 
     def _needed(self, tick: int) -> int:
         """Oldest sample that a tick rests on."""
         assert self._header is not None
-        return int(self._need(Clock.of(self._header), self.ticks, np.array([tick]))[0][0])
+        return int(self._need(SampleTimes.of(self._header), self.ticks, np.array([tick]))[0][0])
 
     def _decided(self, end: int) -> int:
         """The first tick that rests on samples from `end` on."""
         assert self._header is not None
-        stream = Clock.of(self._header)
+        stream = SampleTimes.of(self._header)
         tick = self.ticks.first_at(stream.time(end)) + 1
         while tick > self.ready and self._need(stream, self.ticks, np.array([tick - 1]))[1][0] > end:
             tick -= 1
@@ -198,7 +198,7 @@ class Sampler:
         """The values of ticks up to `stop`, where a sample that is there lies under them; forget what no later tick needs."""
         assert self._header is not None
         start, self.ready = self.ready, max(self.ready, stop)
-        stream, values = Clock.of(self._header), list[tuple[int, Array]]()
+        stream, values = SampleTimes.of(self._header), list[tuple[int, Array]]()
         # Only ticks near samples have any: behind a gap of hours there may be millions of others.
         start = max(start, self.ticks.first_at(stream.time(self._first - 1)) - 1)
         stop = min(stop, self.ticks.first_at(stream.time(self._end)) + 1)
@@ -211,7 +211,7 @@ class Sampler:
 
     def _values(self, numbers: Ints) -> Array:
         assert self._header is not None
-        stream = Clock.of(self._header)
+        stream = SampleTimes.of(self._header)
         first, end = self._need(stream, self.ticks, numbers)
         if self.way in ("hold", "nearest"):
             return self._rows(first)
@@ -250,7 +250,7 @@ class Sampler:
     def restore(self, snapshot: bytes) -> None:
         """Become what :meth:`snapshot` was taken of."""
         meta, arrays = unpack(snapshot)
-        self.ticks = Clock(meta["origin"], self.ticks.rate)
+        self.ticks = SampleTimes(meta["origin"], self.ticks.rate)
         self.ready, self._header, self._first, self._kept = meta["ready"], meta["header"], meta["first"], arrays["kept"]
 
 

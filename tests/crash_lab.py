@@ -18,8 +18,8 @@ from hypothesis import note
 from kymo.models.serving import partition, sessions
 from kymo.models.serving.joined import Patience
 from kymo.models.serving.outputs import Events, Marks
-from kymo.models.serving.partition import Floor, Handover, Limits, Partition, Pending
-from kymo.models.serving.snapshots import Snapshot
+from kymo.models.serving.partition import Limits, Partition, Pending
+from kymo.models.serving.snapshots import Floor, Handover, Snapshot
 from kymo.processors.chain import Chain
 from kymo.processors.intake import Intake
 from kymo.processors.steps.spectrogram import Spectrogram

@@ -25,8 +25,9 @@ from aiokafka.structs import TopicPartition
 from kymo.models.predict import Predictor
 from kymo.models.serving.handover import Commits, read_handovers
 from kymo.models.serving.operator import SILENT, Classify, Operator, from_thread
-from kymo.models.serving.partition import Handover, Limits, Partition, Pending
+from kymo.models.serving.partition import Limits, Partition, Pending
 from kymo.models.serving.runtime import Outbox, Outgoing, Runtime, rejection
+from kymo.models.serving.snapshots import Handover
 from kymo.streams.errors import ChunkError, DeliveryError
 
 _BATCH = 64  # windows a classification; more only adds latency

@@ -18,10 +18,10 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from kymo.models.serving.joined import JoinedSession, decisions_from_json, decisions_to_json
 from kymo.models.serving.operator import Operator
-from kymo.models.serving.partition import Floor, Handover, Partition
+from kymo.models.serving.partition import Partition
 from kymo.models.serving.runtime import Outbox, Outgoing, Runtime
 from kymo.models.serving.sessions import Session
-from kymo.models.serving.snapshots import BYTES_MAX, MEMORY_MAX, Snapshot
+from kymo.models.serving.snapshots import BYTES_MAX, MEMORY_MAX, Floor, Handover, Snapshot
 from kymo.processors.join import Decision
 from kymo.streams.errors import DeliveryError, KymoError, MessageError
 from kymo.streams.messages import read_object

@@ -9,16 +9,16 @@ What a commit costs depends on the sessions that something happened to since the
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from kymo.models.serving.joined import JoinedSession, Patience
 from kymo.models.serving.outputs import Events, Marks, Output, Outputs, outputs_of, taken_chain
 from kymo.models.serving.sessions import SAMPLES, ChunkRun, Listener, Session
-from kymo.models.serving.snapshots import Snapshot
+from kymo.models.serving.snapshots import Floor, Handover, Snapshot, lowest
 from kymo.processors.chain import Chain
 from kymo.processors.join import Decision, Join
 from kymo.streams.chunk import Chunk, Format, Header
@@ -52,40 +52,6 @@ class Pending:
     # records; none where all are published: then it is judged for the sake of those behind it
     unacknowledged: int = 1
     bundle: str = ""  # what made those that are published; those behind it rest on it only where the same bundle judges
-
-
-class Floor(NamedTuple):
-    """Where the output topics stood when the first record behind a commit was taken: what comes of those stands behind it."""
-
-    events: int = 0  # offsets of the partitions of the same number
-    rejected: int = 0
-
-
-_NOTHING = Floor()
-
-
-@dataclass(slots=True)
-class Handover:
-    """What an earlier life of a partition hands over to the next."""
-
-    start: Floor = _NOTHING  # what came of the records since its last commit stands between these
-    end: Floor = _NOTHING
-    state_end: int = 0  # where ``kymo.state`` ends
-    # by session, what is published of those: see :mod:`kymo.models.serving.outputs`
-    published: dict[str, Marks] = field(default_factory=dict)
-    rejected: set[tuple[str, int]] = field(default_factory=set)  # topics and offsets of those that are rejected
-    snapshots: dict[str, Snapshot] = field(default_factory=dict)  # by session, its stored snapshot
-    gone: list[str] = field(default_factory=list)  # sessions whose stored snapshot is of no use any more
-    # records of the output topic which are nothing that workers write there
-    odd: list[tuple[Any, Exception]] = field(default_factory=list)
-    # by session, such records of ``kymo.state``
-    odd_snapshots: dict[str, tuple[Any, Exception]] = field(default_factory=dict)
-    next_offset: dict[str, int] = field(default_factory=dict)  # by input topic, where its last commit stands
-    first_offset: dict[str, int] = field(default_factory=dict)  # by input topic, the oldest offset that is still there
-    # by input topic, the end at loading: nothing behind it can have been read before
-    input_end: dict[str, int] = field(default_factory=dict)
-    topic_ids: dict[str, str] = field(default_factory=dict)  # by input topic, Kafka's id of it
-    decisions: dict[str, list[Decision]] = field(default_factory=dict)  # by session, what was stored of its inputs
 
 
 def decode_record(codec: ChunkCodec, record: Any) -> Chunk:
@@ -506,9 +472,5 @@ class Partition:
                 unread = offset < self._handover.input_end.get(topic, 0)
                 out[topic] = (offset, self._handover.start if unread else self.end)
         if floors_of_joined:
-            out = {topic: (offset, _lowest([floor, *floors_of_joined])) for topic, (offset, floor) in out.items()}
+            out = {topic: (offset, lowest([floor, *floors_of_joined])) for topic, (offset, floor) in out.items()}
         return out
-
-
-def _lowest(floors: Sequence[Floor]) -> Floor:
-    return Floor(*(min(offsets) for offsets in zip(*floors, strict=True)))

@@ -1,4 +1,4 @@
-"""A session as it is stored on ``kymo.state``. In: what a session tells of itself, and its chain's memory. Out: bytes, and back.
+"""A session as it is stored on ``kymo.state``, and what an owner of a partition hands over. In: what they tell. Out: bytes, and back.
 
 What it tells of itself stands in front, readable without the memory: who takes over a partition with thousands of sessions looks at nothing
 else. The memory is compressed. Where it is too large for a message, or another chain made it, the session goes on without it: from the
@@ -11,9 +11,11 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
+from kymo.models.serving.outputs import Marks
+from kymo.processors.join import Decision
 from kymo.processors.spec import header_to_json, pack_list, unpack, unpack_list
 from kymo.streams.errors import MessageError
 from kymo.streams.messages import read_object
@@ -104,3 +106,42 @@ def _first_version(raw: bytes) -> Snapshot:
         return Snapshot.of(front | {"topic_id": "", "open": -1}, meta, unpack_list(stage))
     except Exception as error:  # any bytes may stand there
         raise MessageError(f"{len(raw)} bytes are no snapshot ({type(error).__name__})") from None
+
+
+class Floor(NamedTuple):
+    """Where the output topics stood when the first record behind a commit was taken: what comes of those stands behind it."""
+
+    events: int = 0  # offsets of the partitions of the same number
+    rejected: int = 0
+
+
+_NOTHING = Floor()
+
+
+@dataclass(slots=True)
+class Handover:
+    """What an earlier life of a partition hands over to the next."""
+
+    start: Floor = _NOTHING  # what came of the records since its last commit stands between these
+    end: Floor = _NOTHING
+    state_end: int = 0  # where ``kymo.state`` ends
+    # by session, what is published of those: see :mod:`kymo.models.serving.outputs`
+    published: dict[str, Marks] = field(default_factory=dict)
+    rejected: set[tuple[str, int]] = field(default_factory=set)  # topics and offsets of those that are rejected
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)  # by session, its stored snapshot
+    gone: list[str] = field(default_factory=list)  # sessions whose stored snapshot is of no use any more
+    # records of the output topic which are nothing that workers write there
+    odd: list[tuple[Any, Exception]] = field(default_factory=list)
+    # by session, such records of ``kymo.state``
+    odd_snapshots: dict[str, tuple[Any, Exception]] = field(default_factory=dict)
+    next_offset: dict[str, int] = field(default_factory=dict)  # by input topic, where its last commit stands
+    first_offset: dict[str, int] = field(default_factory=dict)  # by input topic, the oldest offset that is still there
+    # by input topic, the end at loading: nothing behind it can have been read before
+    input_end: dict[str, int] = field(default_factory=dict)
+    topic_ids: dict[str, str] = field(default_factory=dict)  # by input topic, Kafka's id of it
+    decisions: dict[str, list[Decision]] = field(default_factory=dict)  # by session, what was stored of its inputs
+
+
+def lowest(floors: Sequence[Floor]) -> Floor:
+    """The lowest of some floors, topic by topic."""
+    return Floor(*(min(offsets) for offsets in zip(*floors, strict=True)))

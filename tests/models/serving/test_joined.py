@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from aiokafka.structs import TopicPartition
 from crash_lab import Found, Life, Log, content, events_of
-from hypothesis import given, note, settings
+from hypothesis import currently_in_test_context, given, note, settings
 from hypothesis import strategies as st
 from memory_kafka import MemoryKafka, Worker, until
 
@@ -24,7 +24,8 @@ from kymo.models.serving import joined, partition
 from kymo.models.serving.joined import JoinedSession, Patience, decisions_from_json
 from kymo.models.serving.operator import Operator
 from kymo.models.serving.outputs import Events
-from kymo.models.serving.partition import Handover, Limits
+from kymo.models.serving.partition import Limits
+from kymo.models.serving.snapshots import Handover
 from kymo.processors.chain import Chain
 from kymo.processors.intake import Intake
 from kymo.processors.join import Branch, Decision, Join, JoinStage
@@ -176,7 +177,8 @@ def campaign(seed: int, without: str = "") -> None:
             name, topic = pick.choice(MOVES), pick.choice(sorted(log.inputs))
             if name == "arrive" and topic == slow and pick.random() < 0.8:
                 continue
-            note(f"{name} {topic}")
+            if currently_in_test_context():
+                note(f"{name} {topic}")
             alive = True
             if name == "arrive":
                 log.visible[topic] = min(log.visible.get(topic, 0) + pick.randint(1, 4), len(log.inputs[topic]))
@@ -204,7 +206,7 @@ def left_out(rule: str) -> Any:
     if rule == "reopen":
         return mock.patch.object(JoinedSession, "_published_end", return_value=0)
     if rule == "floor":
-        return mock.patch.object(partition, "_lowest", lambda floors: floors[0])
+        return mock.patch.object(partition, "lowest", lambda floors: floors[0])
     return contextlib.nullcontext()
 
 

@@ -16,8 +16,9 @@ from tiny_models import recipe, window
 from kymo.models.serving.agent import Agent
 from kymo.models.serving.operator import SILENT, Operator, Shadow
 from kymo.models.serving.outputs import Events
-from kymo.models.serving.partition import Handover, Partition
+from kymo.models.serving.partition import Partition
 from kymo.models.serving.runtime import MOST_BYTES, MOST_RECORDS, Outbox, Outgoing, Runtime
+from kymo.models.serving.snapshots import Handover
 from kymo.processors.lease import Instant, Lease
 from kymo.streams.chunk import Chunk, Header
 from kymo.streams.codec import ChunkCodec

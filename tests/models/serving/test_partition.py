@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kymo.models.serving import partition, snapshots
-from kymo.models.serving.partition import Floor, Limits, Partition
-from kymo.models.serving.snapshots import Snapshot
+from kymo.models.serving.partition import Limits, Partition
+from kymo.models.serving.snapshots import Floor, Snapshot
 from kymo.processors.chain import ChainStage
 from kymo.streams.chunk import Chunk, Window
 from kymo.streams.codec import ChunkCodec

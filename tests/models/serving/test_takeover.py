@@ -16,8 +16,8 @@ from memory_kafka import MemoryKafka, Worker
 from kymo.models.serving.handover import LIFE, ReadBack, floor_of, note, read_handovers
 from kymo.models.serving.operator import Operator
 from kymo.models.serving.outputs import Events
-from kymo.models.serving.partition import Floor, Handover, Limits, Partition
-from kymo.models.serving.snapshots import Snapshot
+from kymo.models.serving.partition import Limits, Partition
+from kymo.models.serving.snapshots import Floor, Handover, Snapshot
 from kymo.processors.chain import Chain
 from kymo.processors.intake import Intake
 from kymo.processors.steps.spectrogram import Spectrogram
