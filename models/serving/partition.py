@@ -138,6 +138,7 @@ class Partition:
             if stored is None or stored.meta.get("decided", 0) < len(decisions):
                 session = self._wake(name, "")
                 assert isinstance(session, JoinedSession)
+                session.touch(handover.start, self._now_s(), 0)  # what comes of these may be published already
                 for decision in decisions[session.decided :]:
                     pending += self._decide(session, decision)
         return pending
