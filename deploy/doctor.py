@@ -234,7 +234,7 @@ class StreamFacts:
 
 
 @dataclass
-class Facts:
+class SessionFacts:
     """Sums up what the topics hold of one session."""
 
     session: str
@@ -247,7 +247,7 @@ class Facts:
     committed: int | None = None  # next offset of the recipe's workers in the partition; None if they never committed
 
 
-def explain(recipe: Recipe, facts: Facts) -> list[Check]:
+def explain(recipe: Recipe, facts: SessionFacts) -> list[Check]:
     """Follow a session from its chunks to its events."""
     checks: list[Check] = []
     if facts.rejected:
@@ -272,7 +272,7 @@ def explain(recipe: Recipe, facts: Facts) -> list[Check]:
     return checks if windows.state == WRONG else [*checks, _event_check(recipe, facts, stream)]
 
 
-def _doubt(recipe: Recipe, facts: Facts, stream: StreamFacts) -> str:
+def _doubt(recipe: Recipe, facts: SessionFacts, stream: StreamFacts) -> str:
     """Say where the session's numbers are far from all that the champion learned from: of another unit, most likely."""
     from kymo.models.lengths import doubt
 
@@ -289,7 +289,7 @@ def _apart(name: str, stream: StreamFacts) -> Check:
     return Check("partitions", WRONG, text)
 
 
-def _nothing(facts: Facts) -> Check:
+def _nothing(facts: SessionFacts) -> Check:
     if facts.record is not None:
         text = "its metadata are there but no chunk: not sent yet, or older than what the topics keep; replay it again"
         return Check("session", WRONG, text)
@@ -338,7 +338,7 @@ def _empty(stream: StreamFacts) -> str:
     return f" ({many(stream.empty, 'sample')} with empty or NaN cells among them)" if stream.empty else ""
 
 
-def _event_check(recipe: Recipe, facts: Facts, stream: StreamFacts) -> Check:
+def _event_check(recipe: Recipe, facts: SessionFacts, stream: StreamFacts) -> Check:
     events, expected = facts.events, window_count(recipe, stream.runs)
     if not events:
         if facts.committed is None:
@@ -360,7 +360,7 @@ def _event_check(recipe: Recipe, facts: Facts, stream: StreamFacts) -> Check:
     return Check("events", OK if len(events) >= expected else NOTE, text)
 
 
-def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
+def gather(recipe: Recipe, session: str, settings: Settings) -> SessionFacts:
     """Read what the topics hold of a session."""
     from kymo.models.bundle import load_bundle
     from kymo.streams.kafka.read import read_records
@@ -368,7 +368,7 @@ def gather(recipe: Recipe, session: str, settings: Settings) -> Facts:
     from kymo.streams.messages import session_of
 
     settings = located(settings)  # behind the imports: a library that is missing is said first
-    names, facts = Names(settings.prefix), Facts(session)
+    names, facts = Names(settings.prefix), SessionFacts(session)
     with contextlib.suppress(KymoError):  # without a champion, or with a damaged one, another check says so
         facts.lengths = load_bundle(recipe.name, settings.home).lengths
     with contextlib.suppress(TopicError):  # not there yet

@@ -13,7 +13,7 @@ import pytest
 from tables import at_rate, check_read, one, table
 from verbs import invoke
 
-from kymo.deploy.doctor import Facts, StreamFacts, explain, window_count
+from kymo.deploy.doctor import SessionFacts, StreamFacts, explain, window_count
 from kymo.processors.recipe.load import load_recipe
 from kymo.streams.chunk import Chunk, Header
 from kymo.streams.errors import SourceError
@@ -246,7 +246,9 @@ def test_doctor_counts_windows_that_empty_cells_leave() -> None:
     facts.add(Chunk(Header("s", 0, fmt), 52, data[52:65]), 0)  # sent again
     assert (facts.runs, facts.empty) == ([[0, 60], [61, 130]], 1)
     assert window_count(recipe, facts.runs) == 2 + 2
-    windows = next(check for check in explain(recipe, Facts("s", streams={"imu": facts})) if check.name == "windows")
+    windows = next(
+        check for check in explain(recipe, SessionFacts("s", streams={"imu": facts})) if check.name == "windows"
+    )
     assert windows.text == ("129 samples (12.9 s, 1 gap (1 sample with empty or NaN cells among them)) hold 4 windows")
 
 
