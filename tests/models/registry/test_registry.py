@@ -368,6 +368,33 @@ def test_a_store_that_refuses_to_write_is_told(tmp_path: Path, url: str) -> None
         open_registry(tmp_path).promote("tiny", digest)  # what somebody else left there is not waited for
 
 
+@pytest.mark.parametrize("answer", [TimeoutError("read timed out"), FileExistsError()])
+def test_a_line_that_is_written_while_its_answer_is_lost_stands_once(
+    tmp_path: Path, url: str, answer: Exception
+) -> None:
+    """The client's own second try is refused, as the line is there by then."""
+    a, b, c = (version(tmp_path, t, promote=True) for t in (1, 2, 3))
+    registry = open_registry(tmp_path)
+    store: Any = registry.store
+    write, other = store._write, open_registry(tmp_path)
+    overtaken = False
+
+    def lost(*arguments: Any, **options: Any) -> None:
+        write(*arguments, **options)
+        if overtaken:
+            other.promote("tiny", c)
+        raise answer
+
+    store._write = lost
+    assert registry.rollback("tiny").bundle == f"tiny@{b}"
+    assert [(e.action, e.digest) for e in open_registry(tmp_path).log("tiny")[3:]] == [("rollback", b)]
+    overtaken = True
+    assert registry.rollback("tiny").bundle == f"tiny@{a}"
+    last = [(e.action, e.digest) for e in open_registry(tmp_path).log("tiny")[4:]]
+    assert last == [("rollback", a), ("promote", c)]
+    assert len(names(url)) == 6
+
+
 def test_the_log_of_earlier_versions_goes_on(tmp_path: Path, url: str) -> None:
     a, b = version(tmp_path, 1, promote=True), version(tmp_path, 2)
     registry = open_registry(tmp_path)
