@@ -229,7 +229,8 @@ def _partial(entry: Path) -> Iterator[Path]:
     with ExitStack() as stack:
         with lock(_lock_of(_made(entry.parent))):
             for left in entry.parent.glob("*.partial"):
-                with lock(left / "lock", wait=False) as file:
+                # Whoever built there may be removing it at this moment.
+                with suppress(FileNotFoundError), lock(left / "lock", wait=False) as file:
                     if file is not None:
                         shutil.rmtree(left, ignore_errors=True)
             stack.callback(shutil.rmtree, _made(partial), ignore_errors=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -33,6 +34,7 @@ from kymo.models.data.store import ROWS, StoreWriter, open_store
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.chunk import Header, Window, signal_format
 from kymo.streams.errors import SourceWarning, TrainingError
+from kymo.streams.files import lock
 from kymo.streams.labels.labels import Label
 from kymo.streams.readers import read
 from kymo.streams.recording import Recording, StreamData
@@ -369,6 +371,22 @@ def test_a_killed_build_leaves_nothing_wrong(data: Path, tmp_path: Path) -> None
     assert build(data, tmp_path, other)[1]
     assert partial not in entries(tmp_path)
     assert content(right) == content(build(data, tmp_path)[0])
+
+
+def test_what_a_build_left_may_go_while_another_one_looks(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "cache" / "datasets" / "0.1.partial"
+    left.mkdir(parents=True)
+
+    def late(path: Path, *, wait: bool = True) -> Any:
+        if path.parent == left:
+            shutil.rmtree(left)
+        return lock(path, wait=wait)
+
+    monkeypatch.setattr(kymo.models.data.cache, "lock", late)
+    assert build(data, tmp_path)[1]
+    assert not left.exists()
 
 
 def test_a_failed_build_leaves_nothing(data: Path, tmp_path: Path) -> None:
