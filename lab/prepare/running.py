@@ -139,12 +139,12 @@ def prepare_running(
     two_feet = len({key for key, _ in first.values()}) < len(files) or any(named for _, named in first.values())
     if selection.feet != "auto":
         two_feet = selection.feet == "both"
-    trials = _Trials(selection, two_feet, target, formats)
+    trials = _Trials(selection, two_feet, target, formats, results)
     report = trials.report
     report.overview = str(table or "")
     try:
         for number, path in enumerate(order, 1):
-            trials.read(path, results)
+            trials.read(path)
             on_file(number, len(order))
         trials.finish()
         if not report.sessions:
@@ -190,16 +190,24 @@ def _nothing(report: RunningReport) -> str:
 class _Trials:
     """Trials as their files come: cleaned, and written as soon as all of one is there."""
 
-    def __init__(self, selection: Selection, two_feet: bool, target: Path, formats: Sequence[str]) -> None:
+    def __init__(
+        self,
+        selection: Selection,
+        two_feet: bool,
+        target: Path,
+        formats: Sequence[str],
+        results: Mapping[str, Mapping[str, str]],  # by subject, as the overview has them; what a file says goes before
+    ) -> None:
         self._selection, self._two_feet, self._target, self._formats = selection, two_feet, target, formats
+        self._results = results
         self._pending: dict[Trial, dict[str, CleanFoot]] = {}
         self.report = RunningReport()
 
     def _leave_out(self, name: str, reason: str) -> None:
         self.report.left_out.append({"what": name, "reason": reason})
 
-    def read(self, path: Path, results: Mapping[str, Mapping[str, str]]) -> None:
-        """Take the feet of a file that are selected; the overview says results by subject."""
+    def read(self, path: Path) -> None:
+        """Take the feet of a file that are selected."""
         name = f"{path.parent.name}/{path.name}"
         try:
             feet = read_raw(path, name)
@@ -209,7 +217,6 @@ class _Trials:
             self._leave_out(name, str(error))
             return
         for foot in feet:
-            foot.results = {**results.get(foot.trial.subject, {}), **foot.results}
             if self._selection.takes(foot.trial):
                 self._add(foot, path)
             else:
@@ -242,6 +249,7 @@ class _Trials:
 
     def _write(self, trial: Trial, feet: Mapping[str, CleanFoot]) -> None:
         samples = _merge(feet["left"], feet["right"]) if self._two_feet else _single(*feet.values())
+        samples = replace(samples, results={**self._results.get(trial.subject, {}), **samples.results})
         if not samples.marked and not self._selection.whole:
             samples = _only_steady(self._target, trial, samples)
         known = [*(["speed"] if trial.speed else []), *samples.results]

@@ -380,6 +380,17 @@ def test_results_of_an_overview(tmp_path: Path) -> None:
     rows = [path.read_text().splitlines() for path in sorted((tmp_path / "a").rglob("*.csv"))]
     assert rows[1][0].endswith(",session,subject,trial_id,speed,surface,seconds_10k,score_10k")
     assert [text[1].split(",")[12:] for text in rows] == [["2730"], ["2900", "61.5"]]
+    for subject, foot, column, cell in ((1, "left", "", ""), (1, "right", ",seconds_10k", ",2500")):
+        file = tmp_path / "Feet" / f"SENSOR00{subject}" / f"{foot}.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lines = [f"{1.7e9 + i / 500:.3f},{np.sin(i / 9):.4f},2,3,4,5,6,1,1,2.5,1,{foot}{cell}" for i in range(400)]
+        head = f"t,ax,ay,az,gx,gy,gz,subject_id,trial_id,speed,surface,foot{column}"
+        file.write_text("\n".join([head, *lines]) + "\n")
+    prepare_running(tmp_path / "Feet", tmp_path / "c", Selection(whole=True), overview=table)
+    (pair,) = (tmp_path / "c").rglob("*.csv")
+    assert (
+        pair.read_text().splitlines()[1].endswith(",2500")
+    )  # what one foot's file says, whatever the other's leaves out
     table.write_text("subject_id,seconds_10k\n1,fast\n")
     for overview in (table, None):
         with pytest.raises(SourceError, match="row 2: column `seconds_10k` has 'fast', expected a number, or a time"):
