@@ -100,7 +100,7 @@ class Kind:
         if "enum" in rules:
             return f"one of {', '.join(str(word) for word in rules['enum'] if word != '')}"
         if self.base is Union:
-            return " or ".join(kind.words for kind in self.inner if kind.base is not NoneType)
+            return " or ".join(dict.fromkeys(kind.words for kind in self.inner if kind.base is not NoneType))
         if self.base in (tuple, list):
             item = _WORDS.get(self.inner[0].base, "a table").partition(" ")[2]
             return f"an array of {f'{self.size} ' if self.size else ''}{item}s"

@@ -53,6 +53,8 @@ def test_scale_by_channel_and_in_new_units() -> None:
     assert spec.apply(np.full((1, 3), 30_000, "int16"), whole).tolist() == [[60_001, 300_001, 30_001]]
     with pytest.raises(FormatError, match="2 numbers in factor"):
         Scale((1.0, 2.0)).output({"imu": IMU})
+    with pytest.raises(FormatError, match=r"factor 'two', expected a finite number or a list of them$"):
+        Scale("two")  # type: ignore[arg-type]
 
 
 def test_log_takes_nothing_below_its_floor() -> None:
