@@ -34,7 +34,7 @@ from kymo.streams.archive.format import (
     segment_paths,
     stated_members,
 )
-from kymo.streams.archive.read import Stored, messages_in, restored
+from kymo.streams.archive.read import Stored, messages_in, restored, segment_records
 from kymo.streams.archive.segment import SegmentWriter
 from kymo.streams.errors import ArchiveError, SourceError
 from kymo.streams.readers.mcap_scan import Scan, unpack
@@ -159,7 +159,8 @@ class Recovered:
 def recover(folder: Path) -> list[Recovered]:
     """Recover every segment that is damaged, or was not closed, or whose recovery was killed.
 
-    The damaged file stays beside its successor as ``….damaged``.
+    The damaged file stays beside its successor as ``….damaged``. One of which nothing can be kept is an error, raised when the
+    others are done.
     """
     for path in segment_paths(folder):
         if _is_damaged(path):
@@ -170,7 +171,16 @@ def recover(folder: Path) -> list[Recovered]:
         else:
             _set_aside(partial)
     damaged_files = sorted(folder.glob(f"kymo-*{SUFFIX}{DAMAGED_SUFFIX}"))
-    return [_recover_file(path) for path in damaged_files if not path.with_suffix("").exists()]
+    out, hopeless = list[Recovered](), list[NothingWholeError]()
+    for path in damaged_files:
+        if not path.with_suffix("").exists():
+            try:
+                out.append(_recover_file(path))
+            except NothingWholeError as error:
+                hopeless.append(error)
+    if hopeless:
+        raise hopeless[0]
+    return out
 
 
 def damaged_path(path: Path) -> Path:
@@ -210,7 +220,9 @@ def _set_aside(partial: Path) -> Path:
 
 def _is_damaged(path: Path) -> bool:
     try:
-        read_segment(path)
+        segment = read_segment(path)
+        for _ in segment_records(segment, segment.channels):  # by their index
+            pass
     except ArchiveError:
         return True
     with path.open("rb") as raw:

@@ -34,6 +34,8 @@ from kymo.streams.topics import CHUNK_TOPICS
 RECORD = struct.Struct("<BQ")  # opcode, length
 MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 _HEAD = RECORD.size + MESSAGE.size
+_BEGIN = struct.Struct("<BQH")  # of a message: opcode, length, channel
+_INDEX = struct.Struct("<HI")  # channel, bytes of its entries, 16 each
 Choice = Callable[[SegmentChannel], bool]
 Stored = tuple[SegmentChannel | None, int, int, int, bytes]  # sequence, log and publish time, value
 
@@ -151,14 +153,29 @@ def _chunk(raw: IO[bytes], index: ChunkIndex, path: Path, numbers: Collection[in
         raw.seek(index.chunk_start_offset + RECORD.size)
         content, places = unpack(Chunk.read(ReadDataStream(raw))), list[int]()
         for number in index.message_index_offsets.keys() & numbers:
-            raw.seek(index.message_index_offsets[number] + RECORD.size)
-            places += [at for _, at in MessageIndex.read(ReadDataStream(raw)).records]
+            raw.seek(index.message_index_offsets[number])
+            places += _places(raw, number, content)
     except Exception as error:  # a damaged length gives whatever error its parser has
         raise ArchiveError(
             f"{path}: the chunk at byte {index.chunk_start_offset} is damaged ({error}); `kymo archive recover` keeps "
             "what is whole"
         ) from None
     return content, sorted(places) if numbers else None
+
+
+def _places(raw: IO[bytes], number: int, content: bytes) -> list[int]:
+    """Where messages of a channel are in a chunk's content, as the index says at which a file stands. It has no checksum, so
+    what does not fit the content is a ValueError."""
+    opcode, length = RECORD.unpack(raw.read(RECORD.size))
+    index = MessageIndex.read(ReadDataStream(raw))
+    places = [at for _, at in index.records]
+    fits = (opcode, length, index.channel_id) == (Opcode.MESSAGE_INDEX, _INDEX.size + 16 * len(places), number)
+    for at in places:
+        opcode, length, channel = _BEGIN.unpack_from(content, min(at, len(content) - _BEGIN.size))
+        fits &= (opcode, channel) == (Opcode.MESSAGE, number) and at + RECORD.size + length <= len(content)
+    if not fits or len({*places}) < len(places):
+        raise ValueError(f"its index of channel {number} does not fit its messages")
+    return places
 
 
 def messages_in(

@@ -186,6 +186,30 @@ def test_damage_is_told(tmp_path: Path) -> None:
         ArchiveReader(tmp_path / "elsewhere")
 
 
+def test_every_flipped_bit_of_an_index_is_told_or_changes_nothing(tmp_path: Path) -> None:
+    records = some_records(4, 25, 9)
+    (path,) = write_archive(tmp_path, [records])
+    whole, told = path.read_bytes(), 0
+    (index,) = read_segment(path).chunks
+    at = sorted(index.message_index_offsets.values())
+    for bit in range(8 * at[0], 8 * (at[0] + index.message_index_length), 7):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        try:
+            assert list(ArchiveReader(tmp_path).records(lambda _: True)) == records, f"bit {bit % 8} of byte {bit // 8}"
+        except ArchiveError as error:
+            assert f"the chunk at byte {index.chunk_start_offset} is damaged" in str(error)  # noqa: PT017
+            told += 1
+    assert told > 25 * 64 // 7  # the positions, each of 8 bytes
+    data = bytearray(whole)
+    data[at[0] + 15 + 8] ^= 1  # the first position
+    path.write_bytes(data)
+    (found,) = recover(tmp_path)
+    assert found.text.endswith("25 records recovered; nothing was lost")
+    assert list(ArchiveReader(tmp_path).records(lambda _: True)) == records
+
+
 RECORDS = some_records(9, 600)
 
 
@@ -318,6 +342,14 @@ def test_nothing_whole_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(b"\x89MCAP0\r\n")
     with pytest.raises(ArchiveError, match="nothing of it can be kept"):
         recover(tmp_path)
+
+
+def test_nothing_whole_does_not_keep_others_from_recovery(tmp_path: Path, paths: list[Path]) -> None:
+    paths[0].write_bytes(b"\x89MCAP0\r\n")
+    paths[1].write_bytes(paths[1].read_bytes()[:-100])
+    with pytest.raises(ArchiveError, match=r"kymo-00000001.*nothing of it can be kept"):
+        recover(tmp_path)
+    assert list(ArchiveReader(tmp_path).records()) == [r for part in PARTS[1:] for r in part]
 
 
 def test_the_command_line(tmp_path: Path, paths: list[Path]) -> None:
