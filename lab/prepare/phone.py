@@ -346,11 +346,11 @@ class PhoneLog:
 
     def _tell_unit(self, rows: Sequence[LogRecord]) -> int:
         """The exponent of times: of many by the steps of the commonest sensor, of a few whole `ts` that of µs, else by size."""
-        rows = rows[:_FIRST_ROWS]
+        first, rows = rows[0], rows[:_FIRST_ROWS]
         commonest = Counter(record.name for record in rows).most_common(1)[0][0]
         rows = [record for record in rows if record.name == commonest]
         texts = [text for record in rows if (text := _member(record.members, _TIMES)) is not None]
-        sized = _exponent_of(texts[0])
+        sized = _exponent_of(texts[0] if texts else str(_member(first.members, _TIMES)))
         if len(texts) < len(rows) or not all(map(is_number, texts)):
             return sized
         exponent, how = _by_steps(texts, self.path) if len(texts) >= _FEWEST_STEPS else None, "by their steps"

@@ -343,6 +343,10 @@ def test_files_named_alike_keep_apart(tmp_path: Path) -> None:
         ('{"type": "acc", "timestamp": 1, "values": [1]}\n{"type"', ", row 2: is no JSON ("),
         ("[3]", ": record 1 is 3, expected an object"),
         ('[{"type": "acc", "values": [1]}]', ": record 1 has no `time`, `timestamp` or `seconds_elapsed`"),
+        (
+            '[{"type": "acc", "time": 1, "x": 1}' + ', {"type": "gyro", "seconds_elapsed": 2, "x": 1}' * 2 + "]",
+            ": record 2 has no `time`, `timestamp` or `seconds_elapsed`",
+        ),
         ('[{"type": "acc", "time": "noon", "values": [1]}]', ": record 1 has the time 'noon', expected"),
         ('[{"type": "acc", "time": 1, "values": [1, "x"]}]', ": record 1 acc has a value that is no number"),
         (
