@@ -124,15 +124,12 @@ class LabelsJson:
         events = whole.get("events") if isinstance(whole, dict) else None
         if not isinstance(events, list):
             raise self._wrong("is no labels JSON: expected an object with a list `events`")
-        for number, event in enumerate(events, 1):
-            if not isinstance(event, dict) or not isinstance(event.get("metadata"), dict):
-                raise self._wrong(f"event {number} has no object `metadata`")
-        self.events: list[dict[str, Any]] = events
+        self.events: list[Any] = events
 
     @property
     def keys(self) -> list[str]:
-        """Those of `metadata` that have a value in some event, in their order."""
-        named = (key for event in self.events for key, value in event["metadata"].items() if key and canonical(value))
+        """Those of `metadata` that have a value in some event, in their order; events without it have none."""
+        named = (key for event in self.events for key, value in _metadata(event).items() if key and canonical(value))
         return list(dict.fromkeys(named))
 
     def labels(
@@ -142,6 +139,8 @@ class LabelsJson:
         session = session or self.path.name.removesuffix(".json").removesuffix(".labels")
         labels = []
         for number, event in enumerate(self.events, 1):
+            if not isinstance(event, dict) or not isinstance(event.get("metadata"), dict):
+                raise self._wrong(f"event {number} has no object `metadata`")
             if text := canonical(event["metadata"].get(key, "")):
                 members = {"session": session, "set": key, "label": rename(text, names), "author": self.path.name}
                 times = {at: self._time_ns(event, at, number) for at in ("startTime", "endTime")}
@@ -164,6 +163,11 @@ class LabelsJson:
 
     def _wrong(self, text: str) -> SourceError:
         return SourceError(text, self.path)
+
+
+def _metadata(event: Any) -> dict[str, Any]:
+    metadata = event.get("metadata") if isinstance(event, dict) else None
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def rename(text: str, names: Mapping[str, str] | None) -> str:

@@ -153,6 +153,13 @@ def test_example_labels_json() -> None:
         LabelsJson(path).labels("speed")
 
 
+def test_events_without_metadata_have_no_keys(tmp_path: Path) -> None:
+    path = tmp_path / "x.labels.json"
+    events = [{"startTime": {"sec": 1}, "endTime": {"sec": 2}}, {"metadata": {"k": 1}}, {"metadata": [1]}, 5]
+    path.write_text(json.dumps({"events": events}))
+    assert LabelsJson(path).keys == ["k"]
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [
