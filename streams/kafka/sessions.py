@@ -164,10 +164,11 @@ def delete_session(settings: Settings, session: str, on_progress: Progress = lam
         out.topic_ids = ids_of(rows)
         topics = {full: topic for full, topic in table.items() if full in out.topic_ids}
         values, tallies = settings_of(admin, list(topics)), dict[Place, _Tally]()
+        out.ends = {place: ends.end for place, ends in ends_of(admin, places_of(rows)).items() if ends.end}
         for r in read_records(settings, topics, on_progress=on_progress):
             tally = tallies.setdefault((r.topic, r.partition), _Tally.under(topics[r.topic], values.get(r.topic, {})))
             tally.take(r, session)
-        out.ends = {place: ends.end for place, ends in ends_of(admin, places_of(rows)).items() if ends.end}
+        out.ends |= {place: max(tally.behind, out.ends.get(place, 0)) for place, tally in tallies.items()}
         deleted: dict[str, Deleted] = {}
         for place, tally in tallies.items():
             if tally.records:

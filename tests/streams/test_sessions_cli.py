@@ -25,6 +25,7 @@ from kymo.streams.codec import ChunkCodec
 from kymo.streams.kafka.admin import ensure_topics
 from kymo.streams.kafka.client import client_arguments, partition_of
 from kymo.streams.kafka.read import read_records
+from kymo.streams.kafka.sessions import delete_session
 from kymo.streams.labels.cli import SessionTimes
 from kymo.streams.messages import Record
 from kymo.streams.readers import read
@@ -202,6 +203,13 @@ def test_delete_while_the_archive_runs(place: Place, tmp_path: Path) -> None:
     chunks = {r.key for r in ArchiveReader(folder).records() if r.topic.endswith((".sensor", ".physio", ".labels"))}
     assert chunks == {b"kept"}
     assert check_archive(folder) == []
+
+
+def test_what_comes_while_a_deletion_reads_is_not_of_the_deleted(place: Place) -> None:
+    fill(place)
+    deletion = delete_session(place.settings, "gone", lambda *_: place.send_chunks("gone", 6, 1))
+    assert len(place.held("sensor")) > 5  # two and three of before, and those
+    assert deletion.ends[place.names.of("sensor"), 0] == 9
 
 
 def test_delete_of_nothing_is_an_error_and_asks_first(place: Place) -> None:
