@@ -10,6 +10,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,14 @@ def parse_moment(text: str, now_ns: int) -> int:
     text = text.strip()
     if ago := _AGO.fullmatch(text):
         return now_ns - round(Decimal(ago[1]) * _SECONDS[ago[2]] * NS)
-    return int(Decimal(text) * NS) if re.fullmatch(r"-?\d+(\.\d+)?", text) else iso_ns(text)
+    if re.fullmatch(r"-?\d+(\.\d+)?", text):
+        return int(Decimal(text) * NS)
+    try:
+        return iso_ns(text)
+    except ValueError:  # an hour alone, days of weeks
+        moment = datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1000
 
 
 def recipe_name(recipe: str) -> str:
