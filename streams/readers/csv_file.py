@@ -81,7 +81,7 @@ class _CsvTable(Table):
         self._passed: dict[int, str] = {}  # rows that hold no sample, and what they hold
         self._zeros = 0
         # Where these begin a row, it may be no sample.
-        self._odd = {"", " ", "#", "%", "/", "\t", "\ufeff", names[0][:1]}
+        self._odd = {"", " ", "\u00a0", "\u3000", "#", "%", "/", "\t", "\ufeff", names[0][:1]}
         lines, _ = self._lines_ahead = self._lines()
         if not lines:
             raise SourceError("has a header but no rows", file.path)

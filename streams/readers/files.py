@@ -257,9 +257,10 @@ def _files_of(
             with contextlib.suppress(SourceError):  # it is told by :func:`not_read`
                 files += _zipped(name, in_folders)
     if not files:
-        foreign = [f"; {Path(str(error.path)).name} {error.message}" for error in not_read(Path(place))[:1]]
+        foreign = not_read(Path(place))[:1] if system is DISK else []
+        also = "".join(f"; {Path(str(error.path)).name} {error.message}" for error in foreign)
         known = ", ".join(in_folders)
-        raise SourceError(f"the folder holds no file that can be read ({known}){''.join(foreign)}", path)
+        raise SourceError(f"the folder holds no file that can be read ({known}){also}", path)
     return files
 
 

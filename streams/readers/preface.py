@@ -90,17 +90,20 @@ def names_in(
 
 
 def _lists_in_json(preface: Sequence[str]) -> list[list[str]]:
-    """What JSON in a comment calls columns."""
+    """What JSON in a comment calls columns, the outermost first."""
     lists: list[list[str]] = []
 
-    def collect(members: dict[str, Any]) -> None:
-        names = [members[key] for key in ("column", "columns") if isinstance(members.get(key), list)]
-        lists.extend([*map(str, some_names)] for some_names in names)
+    def collect(content: Any) -> None:
+        if isinstance(content, dict):
+            names = [content[key] for key in ("column", "columns") if isinstance(content.get(key), list)]
+            lists.extend([*map(str, some_names)] for some_names in names)
+            for inner in content.values():
+                collect(inner)
 
     for line in preface:
         if (text := line.lstrip("# ").strip()).startswith("{"):
             with contextlib.suppress(ValueError, RecursionError):
-                json.loads(text, object_hook=collect)
+                collect(json.loads(text))
     return lists
 
 

@@ -272,6 +272,12 @@ def test_names_in_json_before_the_table(tmp_path: Path) -> None:
     assert (stream.header.format.channels, stream.header.format.rate) == (("A1", "A2"), 100)
 
 
+def test_of_names_in_json_the_outer_come_first(tmp_path: Path) -> None:
+    told = '# {"sensor": {"column": ["a", "b"], "sampling rate": 100}, "column": ["A1", "A2"]}'
+    (stream,) = one(tmp_path / "a.txt", told, *(f"{i % 5}\t{i % 3}" for i in range(100))).streams
+    assert stream.header.format.channels == ("A1", "A2")
+
+
 @pytest.mark.parametrize(
     ("name", "width", "channels", "units"),
     [

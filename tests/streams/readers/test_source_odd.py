@@ -100,6 +100,14 @@ def test_a_first_sample_without_values_is_no_row_of_units(tmp_path: Path, first:
     assert one(tmp_path / "a.csv", options).streams[0].count == 51 - (first == ",")
 
 
+@pytest.mark.parametrize("space", [" ", "\u00a0", "\u3000"])
+def test_a_row_of_spaces_is_an_empty_line(tmp_path: Path, space: str) -> None:
+    table(tmp_path / "a.csv", "t,ax,ay", [f"{i / 50},{i},1" if i != 20 else f"{space},," for i in range(40)])
+    recording = one(tmp_path / "a.csv")
+    assert recording.streams[0].count == 39
+    assert "1 empty line passed over, first row 22" in recording.notes
+
+
 @pytest.mark.parametrize(
     ("head", "rows", "rate", "message"),
     [
@@ -187,6 +195,10 @@ def test_formats_that_a_folder_holds_besides_are_said(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(SourceError, match=r"holds no file that can be read .*; a.edf is EDF: .* \(and 1 more .edf\)"):
         list(read([tmp_path]))
+    fsspec = pytest.importorskip("fsspec")
+    fsspec.filesystem("memory").mkdirs(str(tmp_path))  # an empty folder elsewhere, whose name one on the disk has
+    with pytest.raises(SourceError, match=r"holds no file that can be read \([^;]*\)$"):
+        list(read([f"memory:/{tmp_path}"]))
     (tmp_path / "a.csv").write_text("t,ax\n0,1\n0.1,2\n")
     with pytest.warns(SourceWarning) as told:
         assert [recording.session for recording in read([tmp_path])] == ["a"]
