@@ -221,10 +221,10 @@ def resolve_lock() -> list[Jar]:
         inputs, dependencies = context.resolver.resolve([context.create_dependency(name) for name in ENDPOINTS])
         artifacts = [d.artifact for d in [*inputs, *(d for d in dependencies if d.scope in ("compile", "runtime"))]]
         with ThreadPoolExecutor(8) as pool:
-            paths = list(pool.map(lambda artifact: artifact.resolve(), artifacts))
+            jar_paths = list(pool.map(lambda artifact: artifact.resolve(), artifacts))
         return [
             Jar(a.groupId, a.artifactId, a.version, checksum(Path(path)))
-            for a, path in zip(artifacts, paths, strict=True)
+            for a, path in zip(artifacts, jar_paths, strict=True)
         ]
 
 

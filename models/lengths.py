@@ -98,6 +98,10 @@ class FirstSamples:
         """As :func:`doubt` of all that was heard, the session's next chunk included; None while that is too little."""
         if not learned:
             return ""
+        if (
+            self._chunks and self._chunks[-1].header != chunk.header
+        ):  # other units or channels: another sensor, for all that is known
+            self._chunks.clear()
         self._chunks.append(chunk)
         if sum(part.count for part in self._chunks) < recipe.window_length and not chunk.end:
             return None

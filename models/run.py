@@ -24,7 +24,7 @@ from kymo.streams.events import Event
 from kymo.streams.recording import Recording, StreamData
 from kymo.streams.words import many
 
-BATCH = 64
+BATCH_WINDOWS = 64
 CHUNK_MS = 100
 
 
@@ -162,9 +162,9 @@ def _batches(stage: ChainStage, stream: StreamData, chunk_ms: int) -> Iterator[l
     waiting: list[Window] = []
     for chunk in stream.chunks(max(1, round(stream.header.format.rate * chunk_ms / 1000))):
         waiting += stage.push(chunk)
-        while len(waiting) >= BATCH:
-            yield waiting[:BATCH]
-            del waiting[:BATCH]
+        while len(waiting) >= BATCH_WINDOWS:
+            yield waiting[:BATCH_WINDOWS]
+            del waiting[:BATCH_WINDOWS]
     waiting += stage.flush()
     if waiting:
         yield waiting

@@ -32,7 +32,7 @@ SHORT = ("accuracy", "macro_f1", "mae", "rmse", "r2", "n")
 _INTERVAL_OWNERS = 4
 _LEVEL = 0.9
 _MEANS = ("precision", "recall", "f1")
-_COUNTS = ("n", "unclassified", "windows", "heads")
+_NUMBERS_ALONE_KEYS = ("n", "unclassified", "windows", "heads")
 Counts = NDArray[np.float64]
 #: Whose a recording without a window is, and its class.
 Missed = Iterable[tuple[str, str]]
@@ -148,7 +148,7 @@ class HeldOut:
         if self.heads:
             heads = ((head, (missed_heads or {}).get(head.name, ())) for head in self.heads)
             scores["heads"] = {head.name: head.scores(self.sessions, without) for head, without in heads}
-        return {name: scores[name] for name in _COUNTS} if self.numbers_alone else scores
+        return {name: scores[name] for name in _NUMBERS_ALONE_KEYS} if self.numbers_alone else scores
 
     def rank(self) -> float:
         """What models are compared by: mean of accuracy and macro F1 of recordings and accuracy of windows; numbers by their R2."""

@@ -203,7 +203,7 @@ class Wait:
     back: int | None = None
 
 
-class _Arm:
+class _BranchState:
     """A branch in one session."""
 
     def __init__(self, spec: Branch, ticks: Fraction) -> None:
@@ -287,9 +287,9 @@ class JoinStage(EntryStage):
     def __init__(self, spec: Join) -> None:
         super().__init__()
         self.spec = spec
-        self._arms = [_Arm(branch, spec.ticks) for branch in spec.branches]
+        self._branches = [_BranchState(branch, spec.ticks) for branch in spec.branches]
         self._widths = spec.widths
-        self._grid = next(arm for arm in self._arms if arm.spec.stream == spec.grid)
+        self._grid = next(branch_state for branch_state in self._branches if branch_state.spec.stream == spec.grid)
         self._origin_ns: int | None = None
         self._tick = 0  # the next to leave
         self._header: Header | None = None
@@ -298,47 +298,49 @@ class JoinStage(EntryStage):
     def push(self, item: Chunk) -> list[Chunk]:
         """Take a chunk of any input; give the ticks that became whole."""
         branch = self.spec.takes(item.stream)
-        arm = next((arm for arm in self._arms if arm.spec is branch), None)
-        if arm is None or arm.stream not in ("", item.stream):
+        branch_state = next((branch_state for branch_state in self._branches if branch_state.spec is branch), None)
+        if branch_state is None or branch_state.stream not in ("", item.stream):
             self.counts["unmatched"] += 1
             return []
-        if arm.ended:
+        if branch_state.ended:
             self.counts["late"] += 1
             return []
-        if not arm.stream:
-            arm.stream, self._session = item.stream, item.session
-        rows = arm.stage.push(item)
+        if not branch_state.stream:
+            branch_state.stream, self._session = item.stream, item.session
+        rows = branch_state.stage.push(item)
         if item.end:
-            rows += arm.stage.flush()
-        self.counts.update(arm.stage.take_counts())
+            rows += branch_state.stage.flush()
+        self.counts.update(branch_state.stage.take_counts())
         if self._origin_ns is None:
-            arm.rows += rows
-            if arm is self._grid and rows:
+            branch_state.rows += rows
+            if branch_state is self._grid and rows:
                 self._begin(rows[0].header.origin_ns, rows[0].header.time_ns(rows[0].first_index))
         else:
-            arm.sample(rows)
+            branch_state.sample(rows)
         if item.end:
-            arm.end()
+            branch_state.end()
         return self._advance()
 
     def _begin(self, origin_ns: int, time_ns: int) -> None:
         ticks = SampleTimes(origin_ns, self.spec.ticks)
         self._origin_ns, self._tick = origin_ns, ticks.first_at(time_ns)
         self._header = Header(self._session, origin_ns, self.spec.output({}), chain_digest("", self.spec))
-        for arm in self._arms:
-            arm.sampler.ticks = ticks
-            arm.sampler.begin(self._tick)
-            arm.sample(arm.rows)
-            arm.rows.clear()
-            if arm.ended:
-                arm.end()
+        for branch_state in self._branches:
+            branch_state.sampler.ticks = ticks
+            branch_state.sampler.begin(self._tick)
+            branch_state.sample(branch_state.rows)
+            branch_state.rows.clear()
+            if branch_state.ended:
+                branch_state.end()
 
     def decide(self, decision: Decision) -> list[Chunk]:
         """Hear of a decision; give the ticks that became whole by it."""
-        arm = next(arm for arm in self._arms if arm.spec.stream == decision.stream)
+        branch_state = next(
+            branch_state for branch_state in self._branches if branch_state.spec.stream == decision.stream
+        )
         if decision.stop is not None:
-            arm.void.pop()
-        arm.void.append((decision.start, decision.stop))
+            branch_state.void.pop()
+        branch_state.void.append((decision.start, decision.stop))
         if self._origin_ns is None and decision.origin_ns is not None:
             self._begin(decision.origin_ns, decision.origin_ns)
         return self._advance()
@@ -346,27 +348,29 @@ class JoinStage(EntryStage):
     @property
     def over(self) -> bool:
         """Whether all inputs have ended."""
-        return all(arm.ended for arm in self._arms)
+        return all(branch_state.ended for branch_state in self._branches)
 
     def waits(self) -> list[Wait]:
         """The inputs that are behind, and those that are back."""
-        newest = max(arm.sampler.ready for arm in self._arms)
+        newest = max(branch_state.sampler.ready for branch_state in self._branches)
         waits = []
-        for arm in self._arms:
-            since = arm.void[-1][0] if arm.void and arm.void[-1][1] is None else None
-            back = next((first for first, _ in arm.values if since is not None and first >= since), None)
+        for branch_state in self._branches:
+            since = branch_state.void[-1][0] if branch_state.void and branch_state.void[-1][1] is None else None
+            back = next((first for first, _ in branch_state.values if since is not None and first >= since), None)
             back = None if back is None else max(back, self._tick)
-            waits.append(Wait(arm.spec.stream, arm.lacks, newest, since or 0, back))
+            waits.append(Wait(branch_state.spec.stream, branch_state.lacks, newest, since or 0, back))
         return waits
 
     def _advance(self) -> list[Chunk]:
         if self._origin_ns is None:
             return []
-        waited = [tick for arm in self._arms if (tick := arm.lacks) is not None]
-        stop = min(waited) if waited else max(arm.sampler.ready for arm in self._arms)
+        waited = [tick for branch_state in self._branches if (tick := branch_state.lacks) is not None]
+        stop = min(waited) if waited else max(branch_state.sampler.ready for branch_state in self._branches)
         chunks = list[Chunk]()
         while self._tick < stop:
-            first = min((arm.values[0][0] for arm in self._arms if arm.values), default=stop)
+            first = min(
+                (branch_state.values[0][0] for branch_state in self._branches if branch_state.values), default=stop
+            )
             start = min(max(self._tick, first), stop)
             self._tick = min(start + _TICKS, stop)
             chunks += self._joined(start, self._tick)
@@ -381,14 +385,14 @@ class JoinStage(EntryStage):
         values = np.full((stop - start, *header.format.shape), np.nan, header.format.dtype)
         there, at = np.ones(stop - start, bool), 0
         some, all_there = np.zeros(stop - start, bool), np.ones(stop - start, bool)
-        for arm, width in zip(self._arms, self._widths, strict=True):
+        for branch_state, width in zip(self._branches, self._widths, strict=True):
             part = values[..., at : at + width]
-            arm.take(start, part)
+            branch_state.take(start, part)
             present = ~np.isnan(part.reshape(len(part), -1)).all(1)
-            if arm.spec.sample != "count":
+            if branch_state.spec.sample != "count":
                 some |= present
             all_there &= present
-            if arm.spec.required:
+            if branch_state.spec.required:
                 there &= present
             at += width
         for a, b in _runs(there & some):
@@ -402,26 +406,30 @@ class JoinStage(EntryStage):
 
     def flush(self) -> list[Chunk]:
         """Nothing more comes of any input."""
-        for arm in self._arms:
-            if not arm.ended:
-                arm.end()
+        for branch_state in self._branches:
+            if not branch_state.ended:
+                branch_state.end()
         return self._advance()
 
     @property
     def needs_from(self) -> dict[str, int]:
         """By stream, what its branch needs; what was sampled already is in the snapshot alone."""
-        return {arm.stream: min(arm.stage.needs_from.values(), default=0) for arm in self._arms if arm.stream}
+        return {
+            branch_state.stream: min(branch_state.stage.needs_from.values(), default=0)
+            for branch_state in self._branches
+            if branch_state.stream
+        }
 
     def snapshot(self) -> bytes:
         meta = {"origin": self._origin_ns, "tick": self._tick, "session": self._session, "filled": self.filled}
-        return pack_list([pack(meta), *(arm.snapshot() for arm in self._arms)])
+        return pack_list([pack(meta), *(branch_state.snapshot() for branch_state in self._branches)])
 
     def restore(self, snapshot: bytes) -> None:
-        packed, *arms = unpack_list(snapshot)
+        packed, *branches = unpack_list(snapshot)
         meta, _ = unpack(packed)
         self._origin_ns, self._tick, self._session = meta["origin"], meta["tick"], meta["session"]
         self.filled = [(a, b, bool(c)) for a, b, c in meta["filled"]]
         if self._origin_ns is not None:
             self._header = Header(self._session, self._origin_ns, self.spec.output({}), chain_digest("", self.spec))
-        for arm, part in zip(self._arms, arms, strict=True):
-            arm.restore(part)
+        for branch_state, part in zip(self._branches, branches, strict=True):
+            branch_state.restore(part)

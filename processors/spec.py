@@ -188,6 +188,8 @@ def _plain(value: Any, learned: bool) -> Any:
         return value.to_json(learned)
     if isinstance(value, tuple | list):
         return [_plain(v, learned) for v in value]
+    if isinstance(value, Fraction):
+        return f"{value.numerator}/{value.denominator}"
     return value
 
 

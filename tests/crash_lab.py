@@ -19,7 +19,7 @@ from kymo.models.serving import partition, sessions
 from kymo.models.serving.joined import Patience
 from kymo.models.serving.outputs import Events, Marks
 from kymo.models.serving.partition import Limits, Partition, Pending
-from kymo.models.serving.snapshots import Floor, Handover, Snapshot
+from kymo.models.serving.snapshots import Floor, Handover, SessionSnapshot
 from kymo.processors.chain import Chain
 from kymo.processors.intake import Intake
 from kymo.processors.steps.spectrogram import Spectrogram
@@ -75,7 +75,7 @@ class Log:
         for session, index, head, _ in self.events[left.start.events :]:
             left.published.setdefault(session, Marks())[index, head] = BUNDLE
         left.topic_ids = dict(self.topic_ids)
-        left.snapshots = {name: Snapshot.decode(raw) for name, raw in self.state.items()}
+        left.snapshots = {name: SessionSnapshot.decode(raw) for name, raw in self.state.items()}
         left.first_offset = {t: self.first.get(t, 0) for t in self.inputs}
         left.next_offset = {t: max(first, self.commits.get(t, (0, 0))[0]) for t, first in left.first_offset.items()}
         left.input_end = {t: self.visible.get(t, 0) for t in self.inputs}

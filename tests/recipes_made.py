@@ -10,9 +10,20 @@ STANDARDISE = [{"step": "standardise"}]
 MINIROCKET = {"architecture": "minirocket", "features": 84}
 
 
+class RecipeText(str):
+    """The text of a recipe, in which nothing can be replaced that does not stand there; but for what tomllib replaces."""
+
+    def replace(self, old: str, new: str, count: Any = -1) -> RecipeText:
+        assert old in self or old == "\r\n", f"{old!r} does not stand in the recipe, so that nothing would change"
+        return RecipeText(super().replace(old, new, count))
+
+    def __add__(self, more: str) -> RecipeText:
+        return RecipeText(super().__add__(more))
+
+
 def _value(given: Any) -> str:
     if isinstance(given, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_value(inner)}" for key, inner in given.items()) + " }"
+        return "{ " + ", ".join(f"{key} = {_value(inner)}" for key, inner in given.items()) + " }"
     return json.dumps(given)
 
 
@@ -29,7 +40,7 @@ def toml(tables: Mapping[str, Any]) -> str:
 
 def recipe_text(
     name: str, channels: str, rate_hz: float, window_s: tuple[float, float], *, stream: str = "imu", **tables: Any
-) -> str:
+) -> RecipeText:
     """A recipe of one input; `of_input`, `of_window` add to these tables, `behind` are the steps behind the window."""
     first = {"stream": stream, "rate_hz": rate_hz, "channels": channels.split()} | tables.pop("of_input", {})
     window = {"length_s": window_s[0], "hop_s": window_s[1]} | tables.pop("of_window", {})
@@ -39,4 +50,4 @@ def recipe_text(
         "window": window,
         "window.steps": tables.pop("behind", []),
     }
-    return f'name = "{name}"\n' + toml(known | tables)
+    return RecipeText(f'name = "{name}"\n' + toml(known | tables))

@@ -18,7 +18,7 @@ from archive_lab import chunk, chunk_record, record, some_records, write_segment
 
 import kymo
 from kymo.models.registry import SHIPPED
-from kymo.models.serving.snapshots import Snapshot
+from kymo.models.serving.snapshots import SessionSnapshot
 from kymo.processors.chain import Chain, ChainStage, PerWindow
 from kymo.streams.archive.format import read_segment
 from kymo.streams.archive.read import segment_records
@@ -130,7 +130,7 @@ def stored_half(recipe: kymo.Recipe) -> bytes:
         "open": 17,
     }
     meta = {"half": half}
-    return Snapshot.of(told | {"ended": False}, meta, [part.snapshot() for part in stage.stages]).encode()
+    return SessionSnapshot.of(told | {"ended": False}, meta, [part.snapshot() for part in stage.stages]).encode()
 
 
 def read(name: str) -> Any:
@@ -175,7 +175,7 @@ def test_an_archive_of_then_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", STORED)
 def test_a_session_goes_on_from_a_snapshot_of_then(name: str) -> None:
     recipe = kymo.load_recipe(name)
-    snapshot = Snapshot.decode((GOLDEN / f"snapshot_{name}.bin").read_bytes())
+    snapshot = SessionSnapshot.decode((GOLDEN / f"snapshot_{name}.bin").read_bytes())
     assert (snapshot.chain, snapshot.upto, snapshot.open) == (recipe.chain.digest(learned=False), 41, 17)
     stage, whole = steps(recipe).build(), samples(recipe, 4)
     for part, memory in zip(stage.stages, snapshot.stages(), strict=True):

@@ -415,7 +415,7 @@ def _records(path: Path) -> Iterator[Any]:
     text = read_text(path)
     try:
         value = json.loads(text)
-        if _inner(value) is not None:
+        if _find_list(value) is not None:
             yield {"sensor": "Metadata"} | {k: v for k, v in value.items() if isinstance(v, str | int | float)}
         yield from _unfolded(value)
         return
@@ -433,15 +433,15 @@ def _records(path: Path) -> Iterator[Any]:
             yield from _unfolded(value)
 
 
-def _inner(value: Any) -> list[Any] | None:
+def _find_list(value: Any) -> list[Any] | None:
     """The list in an object that stands for what is in it."""
     lists = (value.get(name) for name in _LISTS) if isinstance(value, dict) else ()
     return next((item for item in lists if isinstance(item, list)), None)
 
 
 def _unfolded(value: Any) -> list[Any]:
-    inner = value if isinstance(value, list) else _inner(value)
-    return [value] if inner is None else inner
+    items = value if isinstance(value, list) else _find_list(value)
+    return [value] if items is None else items
 
 
 def _member(record: Mapping[str, Any], names: Sequence[str]) -> str | None:

@@ -125,13 +125,13 @@ def _results(table: _Table, place: int) -> dict[str, str]:
         if text.lower() in _EMPTY:
             continue
         try:
-            numbers = [float(part) for part in text.split(":")]
+            time_parts = [float(part) for part in text.split(":")]
         except ValueError:
-            numbers = []
-        if not 0 < len(numbers) < 4 or not 0 < numbers[0] < math.inf:
+            time_parts = []
+        if not 0 < len(time_parts) < 4 or not 0 < time_parts[0] < math.inf:
             raise table.wrong(column, text, "a number, or a time such as 45:30", place)
-        seconds = sum(number * 60**i for i, number in enumerate(reversed(numbers)))
-        results[column] = text if len(numbers) == 1 else f"{seconds:g}"
+        seconds = sum(number * 60**i for i, number in enumerate(reversed(time_parts)))
+        results[column] = text if len(time_parts) == 1 else f"{seconds:g}"
     return results
 
 

@@ -217,7 +217,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Source:
+class DistortionSource:
     """What distorts, at a place in the world frame: full strength within `radius_m`, then falling with the distance cubed."""
 
     radius_m: Above0
@@ -229,7 +229,7 @@ class Distortion:
     """A segment's distortion, as a vector at full strength."""
 
     level: Annotated[str, Rules(enum=LEVELS)] = ""  # as the number says
-    source: Source | None = None  # where it comes from; None: it is the same everywhere
+    source: DistortionSource | None = None  # where it comes from; None: it is the same everywhere
     world_x: Number | None = None
     world_y: Number | None = None
     world_z: Number | None = None

@@ -19,7 +19,7 @@ def _scores(scores: Mapping[str, Any]) -> tuple[Any, ...]:
     return h.percent(scores.get("accuracy")), scores.get("macro_f1"), h.percent(scores.get("window_accuracy"))
 
 
-def split(record: RunRecord) -> str:
+def render_split(record: RunRecord) -> str:
     """Who stands on which side."""
     facts, folds = record.split, cross_validation(record.split)
     kind, seed = facts.get("kind"), facts.get("seed")
@@ -65,7 +65,7 @@ def _folds(folds: list[dict[str, Any]], words: str) -> str:
     return h.paragraph(text) + h.table("Folds, of the bundled architecture", columns, rows)
 
 
-def candidates(record: RunRecord) -> str:
+def render_candidates(record: RunRecord) -> str:
     """What was compared on the same split, and which was taken."""
     models = sorted(record.candidates, key=lambda model: not model.chosen)
     shown = models[:_MOST_CANDIDATES]
@@ -99,7 +99,7 @@ def _candidate(model: Candidate) -> tuple[Any, ...]:
     )
 
 
-def settings(record: RunRecord) -> str:
+def render_settings(record: RunRecord) -> str:
     """Parameters of the model and of its training, and the recipe."""
     tables = {"Model": record.parameters, "Training": record.training, "Pooling over time": record.pooling}
     text = h.figures([_values(name, "parameter", values) for name, values in tables.items() if values])
@@ -118,7 +118,7 @@ def _value(value: Any) -> str:
     return text if len(text) <= 400 else f"{text[:400]}… ({len(text):,} characters)"
 
 
-def lineage(record: RunRecord) -> str:
+def render_lineage(record: RunRecord) -> str:
     """Inputs with their checksums, versions, seed: what it takes to make the same again."""
     facts = dict(record.lineage)
     command, inputs = facts.pop("command", ""), facts.pop("inputs", None) or []

@@ -27,7 +27,7 @@ _Z = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True)
-class Shares:
+class RightShare:
     """How often something was right: ``right`` of ``n`` windows in ``sessions`` sessions."""
 
     name: str
@@ -85,11 +85,11 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return low, high
 
 
-def by_group(names: Sequence[str], sessions: Sequence[str], right: NDArray[np.bool_]) -> list[Shares]:
+def by_group(names: Sequence[str], sessions: Sequence[str], right: NDArray[np.bool_]) -> list[RightShare]:
     """Right windows of each group, the worst first."""
     counts, rights = Counter(names), Counter(itertools.compress(names, right.tolist()))
     held = Counter(name for name, _ in set(zip(names, sessions, strict=True)))
-    shares = [Shares(name, held[name], rights[name], n) for name, n in counts.items()]
+    shares = [RightShare(name, held[name], rights[name], n) for name, n in counts.items()]
     return sorted(shares, key=lambda group: (group.share, group.name))
 
 
@@ -139,8 +139,8 @@ class JudgedWindows:
     probabilities: Floats
     counts: Integers  # ``(labels, labels + 1)``, see :func:`~kymo.models.scores.confusion`
     kind: str  # ``subject`` or, where none is known, ``session``
-    groups: list[Shares]
-    sessions: list[Shares]
+    groups: list[RightShare]
+    sessions: list[RightShare]
 
     @classmethod
     def of(

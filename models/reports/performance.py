@@ -46,7 +46,9 @@ class Gallery:
         return h.figure(drawing.svg, alt, caption)
 
 
-def summary(scores: Mapping[str, Any], judged: JudgedWindows | None, seconds: float = 0, peak_mb: float = 0) -> str:
+def render_summary(
+    scores: Mapping[str, Any], judged: JudgedWindows | None, seconds: float = 0, peak_mb: float = 0
+) -> str:
     """The numbers that matter most."""
     cards = []
     if scores.get("n") and "accuracy" in scores:
@@ -85,7 +87,7 @@ def _interval(scores: Mapping[str, Any], name: str) -> str:
     return f"; {limits['level']:.0%} interval {h.percents(tuple(limits[name]))} over {h.counted(limits['of'], limits['kind'])}"
 
 
-def curves(record: RunRecord, gallery: Gallery) -> str:
+def render_curves(record: RunRecord, gallery: Gallery) -> str:
     """Loss and accuracy by epoch."""
     history = [epoch for epoch in record.history if "epoch" in epoch]
     if not history:
@@ -113,7 +115,9 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def confusion(scores: Mapping[str, Any], judged: JudgedWindows | None, gallery: Gallery, prefix: str = "") -> str:
+def render_confusion(
+    scores: Mapping[str, Any], judged: JudgedWindows | None, gallery: Gallery, prefix: str = ""
+) -> str:
     """Who is taken for whom: recordings, and windows."""
     drawings, remarks = [], []
     for unit, labels, counts in _matrices(scores, judged):
@@ -164,7 +168,7 @@ def _confusions(counts: numbers.Integers, labels: Sequence[str]) -> str:
     return f"most often {', '.join(texts)}." if texts else "no class is taken for another."
 
 
-def per_class(scores: Mapping[str, Any], judged: JudgedWindows | None) -> str:
+def render_per_class(scores: Mapping[str, Any], judged: JudgedWindows | None) -> str:
     """Precision, recall and F1 of every class, of recordings and of windows."""
     units = {"Recordings": scores.get("per_class") or {}}
     units["Windows"] = numbers.class_rows(judged.counts, judged.labels) if judged else {}
@@ -184,7 +188,7 @@ def _class_table(unit: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     return h.table(caption, {"class": "", **h.numbers("precision", "recall", "F1", "support")}, cells)
 
 
-def per_group(judged: JudgedWindows | None, gallery: Gallery) -> str:
+def render_per_group(judged: JudgedWindows | None, gallery: Gallery) -> str:
     """How well each subject's, or each session's, windows are answered."""
     if judged is None:
         return ""
@@ -209,7 +213,7 @@ def per_group(judged: JudgedWindows | None, gallery: Gallery) -> str:
     return blocks
 
 
-def _group_table(kind: str, groups: Sequence[numbers.Shares]) -> str:
+def _group_table(kind: str, groups: Sequence[numbers.RightShare]) -> str:
     shown = groups[:_MOST_ROWS]
     caption = f"{h.counted(len(groups), kind)}, the worst first"
     if len(shown) < len(groups):
@@ -222,7 +226,7 @@ def _group_table(kind: str, groups: Sequence[numbers.Shares]) -> str:
     return h.table(caption, columns, rows)
 
 
-def reliability(judged: JudgedWindows | None, gallery: Gallery) -> str:
+def render_reliability(judged: JudgedWindows | None, gallery: Gallery) -> str:
     """Whether a probability of 80 % is right in 80 % of cases."""
     if judged is None:
         return ""
@@ -266,7 +270,11 @@ def _head_classes(held: HeldOut, head: HeldHead, scores: Mapping[str, Any], gall
     judged = JudgedWindows.of(head.labels, truth[known], head.said[known], sessions, subjects)
     if judged is None:
         return ""
-    return summary(scores, judged) + confusion(scores, judged, gallery, prefix) + per_class(scores, judged)
+    return (
+        render_summary(scores, judged)
+        + render_confusion(scores, judged, gallery, prefix)
+        + render_per_class(scores, judged)
+    )
 
 
 def _head_number(held: HeldOut, head: HeldHead, scores: Mapping[str, Any], gallery: Gallery, prefix: str) -> str:

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from kymo.models.reports.html import clean
-from kymo.models.reports.numbers import Calibration, Integers, Shares
+from kymo.models.reports.numbers import Calibration, Integers, RightShare
 from kymo.streams.chunk import Array
 
 #: What a page may set, and what stands in a PNG. Hues after M. Okabe and K. Ito 2008, Color Universal Design.
@@ -55,9 +55,9 @@ class Drawing:
     svg: str
 
 
-def draw(name: str, height: float, paint: Callable[[Figure], None], width: float = WIDTH) -> Drawing:
-    """Draw a figure; sizes in inches. `name` keeps apart the ids of several figures in one page."""
-    settings: Any = {**_SETTINGS, "svg.hashsalt": name}
+def draw(figure_name: str, height: float, paint: Callable[[Figure], None], width: float = WIDTH) -> Drawing:
+    """Draw a figure; sizes in inches. `figure_name` keeps apart the ids of several figures in one page."""
+    settings: Any = {**_SETTINGS, "svg.hashsalt": figure_name}
     with mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()  # whatever style somebody has set: equal input, equal bytes
         mpl.rcParams.update(settings)
@@ -102,7 +102,7 @@ def grid(ax: Axes, axis: Any = "both") -> None:
     ax.set_axisbelow(True)
 
 
-def learning_curves(name: str, history: Sequence[Mapping[str, float]], best: float | None) -> Drawing:
+def learning_curves(figure_name: str, history: Sequence[Mapping[str, float]], best: float | None) -> Drawing:
     """Loss and, where it was measured, validation accuracy by epoch; the best epoch, if one is, is marked."""
     panels = [(("loss", "training"), ("validation_loss", "validation"))]
     if any("validation_accuracy" in epoch for epoch in history):
@@ -128,10 +128,10 @@ def learning_curves(name: str, history: Sequence[Mapping[str, float]], best: flo
         axes[-1].set_xlabel("epoch")
         axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
 
-    return draw(name, 1.5 + 1.6 * len(panels), paint)
+    return draw(figure_name, 1.5 + 1.6 * len(panels), paint)
 
 
-def confusion_matrix(name: str, counts: Integers, rows: Sequence[str], columns: Sequence[str]) -> Drawing:
+def confusion_matrix(figure_name: str, counts: Integers, rows: Sequence[str], columns: Sequence[str]) -> Drawing:
     """Counts ``(rows, columns)`` as cells, shaded by their share of the row; with room, counts and shares in them."""
     letter = 0.073 if len(columns) <= 12 else 0.06  # inches
     names = letter * max(len(shorten(label)) for label in (*rows, *columns))
@@ -151,7 +151,7 @@ def confusion_matrix(name: str, counts: Integers, rows: Sequence[str], columns: 
             spine.set_visible(False)
 
     width = max(2.6, 0.6 + names + size * len(columns))
-    return draw(name, 0.5 + size * len(rows) + 0.7 * names, paint, width)
+    return draw(figure_name, 0.5 + size * len(rows) + 0.7 * names, paint, width)
 
 
 def _cells(ax: Axes, counts: Integers, size: float) -> None:
@@ -170,7 +170,7 @@ def _cells(ax: Axes, counts: Integers, size: float) -> None:
             ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=colour, fontsize=points)
 
 
-def group_scores(name: str, groups: Sequence[Shares], overall: float) -> Drawing:
+def group_scores(figure_name: str, groups: Sequence[RightShare], overall: float) -> Drawing:
     """Share of right windows of each group as a point with its interval, and the overall share as a line."""
 
     def paint(figure: Figure) -> None:
@@ -185,10 +185,10 @@ def group_scores(name: str, groups: Sequence[Shares], overall: float) -> Drawing
         ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
         grid(ax, "x")
 
-    return draw(name, 1.15 + 0.24 * len(groups), paint)
+    return draw(figure_name, 1.15 + 0.24 * len(groups), paint)
 
 
-def said_against_true(name: str, windows: Any, recordings: Any) -> Drawing:
+def said_against_true(figure_name: str, windows: Any, recordings: Any) -> Drawing:
     """What was said of numbers against what is true: points ``(n, 2)`` of windows, circles of recordings, truth first."""
 
     def paint(figure: Figure) -> None:
@@ -202,10 +202,10 @@ def said_against_true(name: str, windows: Any, recordings: Any) -> Drawing:
         ax.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), columnspacing=1.0)
         grid(ax)
 
-    return draw(name, 4.2, paint)
+    return draw(figure_name, 4.2, paint)
 
 
-def reliability(name: str, bins: Calibration) -> Drawing:
+def reliability(figure_name: str, bins: Calibration) -> Drawing:
     """Accuracy against the answer's probability, a bin a bar, and below how many windows each bin holds."""
 
     def paint(figure: Figure) -> None:
@@ -223,17 +223,17 @@ def reliability(name: str, bins: Calibration) -> Drawing:
             axis.set_major_formatter(PercentFormatter(1.0, 0))
         grid(top)
 
-    return draw(name, 4.0, paint)
+    return draw(figure_name, 4.0, paint)
 
 
-def window_picture(name: str, data: Array, channels: Sequence[str], seconds: tuple[float, float]) -> Drawing:
+def window_picture(figure_name: str, data: Array, channels: Sequence[str], seconds: tuple[float, float]) -> Drawing:
     """A window as the model saw it: signals ``(time, channels)`` as lines, spectrograms ``(time, bins, channels)`` as
     pictures, frames ``(time, height, width, channels)`` as a row of pictures; at most six channels or frames.
     """
     values = np.where(np.isfinite(np.asarray(data, float)), np.asarray(data, float), np.nan)
     names = list(channels) if len(channels) == values.shape[-1] else [str(i) for i in range(values.shape[-1])]
     if values.ndim >= 4:
-        return draw(name, 1.3, lambda figure: _frames(figure, values, seconds), WIDTH * 0.8)
+        return draw(figure_name, 1.3, lambda figure: _frames(figure, values, seconds), WIDTH * 0.8)
     shown = min(6, values.shape[-1]) if values.ndim == 2 else min(3, values.shape[-1])
 
     def paint(figure: Figure) -> None:
@@ -251,7 +251,7 @@ def window_picture(name: str, data: Array, channels: Sequence[str], seconds: tup
         axes[-1].set_xlabel("time (s)", fontsize=8)
         figure.align_ylabels(list(axes))
 
-    return draw(name, 0.5 + shown * (0.36 if values.ndim == 2 else 0.55), paint, WIDTH * 0.8)
+    return draw(figure_name, 0.5 + shown * (0.36 if values.ndim == 2 else 0.55), paint, WIDTH * 0.8)
 
 
 def _frames(figure: Figure, values: Any, seconds: tuple[float, float]) -> None:

@@ -77,17 +77,17 @@ def report_files(
     """A report."""
     gallery, judged = Gallery(), None if record.numbers_alone else _judged(record)
     sections: Sequence[tuple[str, str]] = [
-        ("Learning curves", performance.curves(record, gallery)),
-        ("" if record.numbers_alone else "Confusion", performance.confusion(record.scores, judged, gallery)),
-        ("Classes", performance.per_class(record.scores, judged)),
-        (f"{judged.kind.capitalize()}s" if judged else "", performance.per_group(judged, gallery)),
-        ("Reliability", performance.reliability(judged, gallery)),
+        ("Learning curves", performance.render_curves(record, gallery)),
+        ("" if record.numbers_alone else "Confusion", performance.render_confusion(record.scores, judged, gallery)),
+        ("Classes", performance.render_per_class(record.scores, judged)),
+        (f"{judged.kind.capitalize()}s" if judged else "", performance.render_per_group(judged, gallery)),
+        ("Reliability", performance.render_reliability(judged, gallery)),
         ("Worst windows", _worst(record, judged, drawn or {}, gallery)),
         *performance.head_sections(record, gallery),
-        ("Models compared", facts.candidates(record)),
-        ("Split", facts.split(record)),
-        ("Settings", facts.settings(record)),
-        ("Lineage", facts.lineage(record)),
+        ("Models compared", facts.render_candidates(record)),
+        ("Split", facts.render_split(record)),
+        ("Settings", facts.render_settings(record)),
+        ("Lineage", facts.render_lineage(record)),
     ]
     heading = title or f"{record.recipe}{f': {record.architecture}' if record.architecture else ''}"
     page = h.page(heading, _lead(record, judged, gallery), sections, _foot(gallery))
@@ -117,7 +117,7 @@ def write_report(folder: Path, files: Mapping[str, bytes]) -> Path:
 
 def _lead(record: RunRecord, judged: JudgedWindows | None, gallery: Gallery) -> str:
     parts = [h.paragraph(record.choice)] if record.choice else []
-    parts.append(performance.summary(record.scores, judged, record.seconds, record.peak_mb))
+    parts.append(performance.render_summary(record.scores, judged, record.seconds, record.peak_mb))
     notes = [*_on_scores(record.scores), *record.notes]
     if leak_free := record.split.get("leak_free"):
         right = h.percent((leak_free.get("scores") or {}).get("window_accuracy"))

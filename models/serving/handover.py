@@ -21,7 +21,7 @@ from kymo.models.serving.operator import Operator
 from kymo.models.serving.partition import Partition
 from kymo.models.serving.runtime import Outbox, Outgoing, Runtime
 from kymo.models.serving.sessions import Session
-from kymo.models.serving.snapshots import BYTES_MAX, MEMORY_MAX, Floor, Handover, Snapshot
+from kymo.models.serving.snapshots import BYTES_MAX, MEMORY_MAX, Floor, Handover, SessionSnapshot
 from kymo.processors.join import Decision
 from kymo.streams.errors import DeliveryError, KymoError, MessageError
 from kymo.streams.messages import read_object
@@ -172,7 +172,7 @@ class _HandoverReader:
         if record.value is None:
             return
         try:
-            snapshot = Snapshot.decode(record.value)
+            snapshot = SessionSnapshot.decode(record.value)
         except MessageError as error:
             self.handover.odd_snapshots[name] = record, error
             return
@@ -302,7 +302,7 @@ class Commits:
                 self._outbox.put(state, partition.number, records)
         await self._outbox.settled(state, self._runtime.names.of("rejected"))
 
-    def _record(self, partition: Partition, session: Session, snapshot: Snapshot | None) -> Outgoing:
+    def _record(self, partition: Partition, session: Session, snapshot: SessionSnapshot | None) -> Outgoing:
         value = snapshot.encode() if snapshot is not None else None
         size = len(value or b"") if snapshot is None or snapshot.memory else MEMORY_MAX
         if snapshot is not None and size > BYTES_MAX:
@@ -380,9 +380,9 @@ class Commits:
                 raise DeliveryError(f"topic {topic} was deleted and made again")
 
 
-def _make(makers: Sequence[partial[Snapshot] | None]) -> list[Snapshot | None]:
+def _make(makers: Sequence[partial[SessionSnapshot] | None]) -> list[SessionSnapshot | None]:
     return [make() if make is not None else None for make in makers]
 
 
-def _stored(partition: Partition, session: Session, snapshot: Snapshot | None, _end: int) -> Any:
+def _stored(partition: Partition, session: Session, snapshot: SessionSnapshot | None, _end: int) -> Any:
     partition.stored(session, snapshot)

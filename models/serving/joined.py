@@ -14,7 +14,7 @@ from typing import Any
 
 from kymo.models.serving.outputs import Marks, Output
 from kymo.models.serving.sessions import GivenOutput, Session
-from kymo.models.serving.snapshots import Snapshot
+from kymo.models.serving.snapshots import SessionSnapshot
 from kymo.processors.join import Decision, JoinStage, Wait
 from kymo.processors.windows import WindowStage
 from kymo.streams.chunk import Chunk
@@ -149,20 +149,22 @@ class JoinedSession(Session):
         """Never: nothing else says what was taken."""
         return False
 
-    def snapshot(self, published: Iterable[tuple[tuple[int, str], str]] = (), topic_id: str = "") -> partial[Snapshot]:
+    def snapshot(
+        self, published: Iterable[tuple[tuple[int, str], str]] = (), topic_id: str = ""
+    ) -> partial[SessionSnapshot]:
         by_mark = dict(published)
         ahead = self._outputs.ahead(by_mark, self.given_to)
         meta: dict[str, Any] = {"upto": dict(self.upto), "memory": self.memory, "given_to": self.given_to}
         meta |= {"published": sorted((*mark, by_mark[mark]) for mark in ahead), "decided": self.decided}
         front = {"chain": self._chain, "topic": "", "topic_id": topic_id, "upto": 0, "open": 0, "ended": self.ended}
-        return partial(Snapshot.of, front, meta, [stage.snapshot() for stage in self.stage.stages])
+        return partial(SessionSnapshot.of, front, meta, [stage.snapshot() for stage in self.stage.stages])
 
     def stored(self, whole: bool = True) -> None:
         self.stored_upto, self._whole = 0, whole
         self._given_outputs.clear()
         self._held, self._changed, self.floor, self.irregular = {}, False, None, False
 
-    def _restore(self, snapshot: Snapshot, same_topic: bool) -> None:
+    def _restore(self, snapshot: SessionSnapshot, same_topic: bool) -> None:
         if self.reads_again(snapshot):
             raise MessageError(
                 "its recipe's chain has changed, and what several inputs have in common is not read again"

@@ -18,7 +18,7 @@ from typing import Any
 from kymo.models.serving.joined import JoinedSession, Patience
 from kymo.models.serving.outputs import Events, Marks, Output, Outputs, outputs_of, taken_chain
 from kymo.models.serving.sessions import SAMPLES, ChunkRun, Listener, Session
-from kymo.models.serving.snapshots import Floor, Handover, Snapshot, lowest
+from kymo.models.serving.snapshots import Floor, Handover, SessionSnapshot, lowest
 from kymo.processors.chain import Chain
 from kymo.processors.join import Decision, Join
 from kymo.streams.chunk import Chunk, Format, Header
@@ -85,8 +85,8 @@ class Partition:
         self.sessions: dict[str, Session] = {}  # the one that was quiet for longest comes first
         # by session, why its stored snapshot is of no use, or its samples are doubtful; emptied by the owner, who tells of it
         self.damaged: dict[str, str] = {}
-        self._asleep: dict[str, Snapshot] = {}  # of sessions that are not loaded
-        self._stored: dict[str, Snapshot] = {}  # of those that are, and have taken nothing since
+        self._asleep: dict[str, SessionSnapshot] = {}  # of sessions that are not loaded
+        self._stored: dict[str, SessionSnapshot] = {}  # of those that are, and have taken nothing since
         #: By branch of a chain of several inputs, how long it is waited for.
         self.patience: Mapping[str, Patience] = {}
         self.decisions: dict[str, list[Decision]] = {}  # by session, what is stored of its inputs
@@ -191,7 +191,7 @@ class Partition:
         ):
             self._wake(name, topic).hold_until_stored(self._handover.next_offset[topic] - 1)
 
-    def _same_topic(self, snapshot: Snapshot) -> bool:
+    def _same_topic(self, snapshot: SessionSnapshot) -> bool:
         topic_id = self.topic_id(snapshot.topic)
         return not topic_id or not snapshot.topic_id or topic_id == snapshot.topic_id
 
@@ -295,11 +295,7 @@ class Partition:
                 self._refuse(run, self.damaged[session.name], reject)
                 session.stage, session.irregular = self.chain.build(), True
                 break
-            if session.listener is not None and (doubt := session.listener(chunk)) is not None:
-                session.listener = None
-                if doubt:
-                    self.counts["doubtful"] += 1
-                    self.damaged[session.name] = doubt
+            self._listen(session, chunk)
             counts = session.stage.take_counts()
             if counts:
                 self.counts.update(counts)
@@ -307,6 +303,20 @@ class Partition:
             yield self._to_publish(session, outputs)
         self._pushing = None
         self._runs.pop(session.name, None)
+
+    def _listen(self, session: Session, chunk: Chunk) -> None:
+        """Have a new session's first samples judged, until that is done."""
+        if session.listener is None:
+            return
+        try:
+            doubt = session.listener(chunk)
+        except Exception as error:  # what only doubts may end no worker
+            doubt = f"its first samples could not be judged ({error})"
+        if doubt is not None:
+            session.listener = None
+            if doubt:
+                self.counts["doubtful"] += 1
+                self.damaged[session.name] = doubt
 
     @staticmethod
     def _refuse(run: ChunkRun, why: str, reject: Reject) -> None:
@@ -401,9 +411,9 @@ class Partition:
                     self._holds[topic].pop(session, None)
         return self._holds
 
-    def snapshots(self) -> list[tuple[Session, partial[Snapshot] | None]]:
+    def snapshots(self) -> list[tuple[Session, partial[SessionSnapshot] | None]]:
         """Sessions whose snapshot must be stored before the next commit can pass them, with what makes it; None deletes a stored one."""
-        now_s, due = self._now_s(), list[tuple[Session, partial[Snapshot] | None]]()
+        now_s, due = self._now_s(), list[tuple[Session, partial[SessionSnapshot] | None]]()
         late, quiet = set(self._late()), set[Session]()
         for session in self.sessions.values():
             if now_s - session.touched_s <= self.limits.quiet_s:
@@ -421,7 +431,7 @@ class Partition:
                 due.append((session, None))
         return due
 
-    def stored(self, session: Session, snapshot: Snapshot | None) -> None:
+    def stored(self, session: Session, snapshot: SessionSnapshot | None) -> None:
         """What :meth:`snapshots` asked for is acknowledged (no record was taken in between)."""
         self._touched[session] = None
         if snapshot is None:

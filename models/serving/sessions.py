@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from kymo.models.serving.outputs import ENDLESS, Marks, Output, Outputs
-from kymo.models.serving.snapshots import Snapshot
+from kymo.models.serving.snapshots import SessionSnapshot
 from kymo.processors.chain import ChainStage
 from kymo.processors.intake import EntryStage
 from kymo.processors.spec import header_from_json, header_to_json
@@ -220,7 +220,9 @@ class Session:
         whole = self._settled() >= self._outputs.memory  # else the snapshot holds some of what the next output rests on
         return whole and self._needs() >= first_index and committed >= offset
 
-    def snapshot(self, published: Iterable[tuple[tuple[int, str], str]] = (), topic_id: str = "") -> partial[Snapshot]:
+    def snapshot(
+        self, published: Iterable[tuple[tuple[int, str], str]] = (), topic_id: str = ""
+    ) -> partial[SessionSnapshot]:
         """All of the session, as what makes the snapshot in any thread; only while no window is pending."""
         by_mark = dict(published)
         ahead = self._outputs.ahead(by_mark, self.given_to, self._seen)
@@ -236,7 +238,7 @@ class Session:
         )
         front = {"chain": self._chain, "topic": self.topic, "topic_id": topic_id, "upto": self.last_offset}
         front |= {"open": oldest, "ended": self.ended}
-        return partial(Snapshot.of, front, meta, [stage.snapshot() for stage in self.stage.stages])
+        return partial(SessionSnapshot.of, front, meta, [stage.snapshot() for stage in self.stage.stages])
 
     def stored(self, whole: bool = True) -> None:
         """The snapshot just taken is acknowledged: it stands for every offset so far; `whole` if with the chain's memory."""
@@ -250,11 +252,11 @@ class Session:
         self.stored_upto = -1
         self._since = None
 
-    def reads_again(self, snapshot: Snapshot) -> bool:
+    def reads_again(self, snapshot: SessionSnapshot) -> bool:
         """Whether it could go on from a snapshot only by reading again what is open."""
         return not snapshot.ended and (snapshot.chain != self._chain or not snapshot.memory)
 
-    def restore(self, snapshot: Snapshot, same_topic: bool = True) -> None:
+    def restore(self, snapshot: SessionSnapshot, same_topic: bool = True) -> None:
         """Become what :meth:`snapshot` was taken of."""
         try:
             self._restore(snapshot, same_topic)
@@ -263,7 +265,7 @@ class Session:
         except Exception as error:  # whatever stands there was written by somebody
             raise MessageError(f"a snapshot is damaged ({type(error).__name__}: {error})") from error
 
-    def _restore(self, snapshot: Snapshot, same_topic: bool) -> None:
+    def _restore(self, snapshot: SessionSnapshot, same_topic: bool) -> None:
         meta = snapshot.meta
         self.published = {(int(start), str(head)): str(*bundle) for start, head, *bundle in meta.get("published", ())}
         self.stream, self.topic, self.ended = str(meta["stream"]), snapshot.topic, snapshot.ended

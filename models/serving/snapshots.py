@@ -31,7 +31,7 @@ BYTES_MAX = BY_NAME["state"].message_max - MIB // 16
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class SessionSnapshot:
     """A stored session."""
 
     chain: str  # digest of the chain whose memory it is
@@ -46,7 +46,7 @@ class Snapshot:
     memory: bytes = b""  # the chain's, compressed; empty where it is left out
 
     @classmethod
-    def of(cls, front: Mapping[str, Any], meta: Mapping[str, Any], stages: Sequence[bytes]) -> Snapshot:
+    def of(cls, front: Mapping[str, Any], meta: Mapping[str, Any], stages: Sequence[bytes]) -> SessionSnapshot:
         """A snapshot with the memory of a chain's stages, or without it where nobody would unpack as much.
 
         Compressing it takes its time, and is no work for an event loop.
@@ -54,7 +54,7 @@ class Snapshot:
         memory = pack_list(list(stages))
         return cls(**front, meta=meta, memory=zlib.compress(memory, 1) if len(memory) <= MEMORY_MAX else b"")
 
-    def light(self) -> Snapshot:
+    def light(self) -> SessionSnapshot:
         """The same without the memory."""
         return replace(self, memory=b"")
 
@@ -64,7 +64,7 @@ class Snapshot:
         return b"".join((_FRONT.pack(_MAGIC, VERSION, len(front)), front, self.memory))
 
     @classmethod
-    def decode(cls, raw: bytes) -> Snapshot:
+    def decode(cls, raw: bytes) -> SessionSnapshot:
         """The snapshot of a message."""
         if raw[:2] != _MAGIC:
             return _first_version(raw)
@@ -95,7 +95,7 @@ class Snapshot:
             raise MessageError(f"a snapshot's memory is damaged ({error})") from None
 
 
-def _first_version(raw: bytes) -> Snapshot:
+def _first_version(raw: bytes) -> SessionSnapshot:
     """A snapshot of the version that had no number; its memory is that of today's stages."""
     try:
         packed_meta, stage, *_ = unpack_list(raw)
@@ -103,7 +103,7 @@ def _first_version(raw: bytes) -> Snapshot:
         front = {name: meta.pop(name) for name in ("chain", "topic", "upto", "ended")}
         if "made" in meta:
             meta["made"] = header_to_json(meta["made"])
-        return Snapshot.of(front | {"topic_id": "", "open": -1}, meta, unpack_list(stage))
+        return SessionSnapshot.of(front | {"topic_id": "", "open": -1}, meta, unpack_list(stage))
     except Exception as error:  # any bytes may stand there
         raise MessageError(f"{len(raw)} bytes are no snapshot ({type(error).__name__})") from None
 
@@ -128,7 +128,7 @@ class Handover:
     # by session, what is published of those: see :mod:`kymo.models.serving.outputs`
     published: dict[str, Marks] = field(default_factory=dict)
     rejected: set[tuple[str, int]] = field(default_factory=set)  # topics and offsets of those that are rejected
-    snapshots: dict[str, Snapshot] = field(default_factory=dict)  # by session, its stored snapshot
+    snapshots: dict[str, SessionSnapshot] = field(default_factory=dict)  # by session, its stored snapshot
     gone: list[str] = field(default_factory=list)  # sessions whose stored snapshot is of no use any more
     # records of the output topic which are nothing that workers write there
     odd: list[tuple[Any, Exception]] = field(default_factory=list)

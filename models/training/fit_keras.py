@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.models.training.learning import Course, FitLoop, Learning
+from kymo.models.training.learning import Course, FitLoop, LearningSettings
 from kymo.models.zoo import Epoch, FitOptions, Samples
 from kymo.streams.chunk import Array
 
@@ -76,7 +76,7 @@ def prepare_keras(seed: int) -> None:
 
 def fit_keras(
     model: Any,  # its one output is ``(n, columns)``: logits of the classes, then what `learning.heads` say
-    learning: Learning,  # the architecture's own way
+    learning: LearningSettings,  # the architecture's own way
     training: Samples,  # as :meth:`~kymo.models.zoo.Architecture.fit` has them
     validation: Samples | None,
     options: FitOptions,
@@ -98,7 +98,7 @@ def predict_keras(model: Any, windows: Array) -> Array:
 
 
 class _KerasLoop(FitLoop):
-    def __init__(self, model: Any, learning: Learning, options: FitOptions, scaled: bool) -> None:
+    def __init__(self, model: Any, learning: LearningSettings, options: FitOptions, scaled: bool) -> None:
         super().__init__(learning, options)
         self.model = model
         inner = keras.optimizers.AdamW(

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from kymo.models.training.learning import PREDICT_BATCH, Course, FitLoop, Learning
+from kymo.models.training.learning import PREDICT_BATCH, Course, FitLoop, LearningSettings
 from kymo.models.zoo import Epoch, FitOptions, Samples
 from kymo.streams.chunk import Array
 
 
 def fit_torch(
     net: nn.Module,
-    learning: Learning,  # the architecture's own way
+    learning: LearningSettings,  # the architecture's own way
     training: Samples,  # as :meth:`~kymo.models.zoo.Architecture.fit` has them
     validation: Samples | None,
     options: FitOptions,
@@ -55,7 +55,7 @@ def predict_torch(net: nn.Module, windows: Array) -> Array:
 
 
 class _TorchLoop(FitLoop):
-    def __init__(self, net: nn.Module, learning: Learning, options: FitOptions) -> None:
+    def __init__(self, net: nn.Module, learning: LearningSettings, options: FitOptions) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         super().__init__(learning, options)
         self.net = net.to(self.device)

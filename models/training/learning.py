@@ -27,7 +27,7 @@ _WARM = 0.1  # share of the steps over which a cosine schedule rises
 
 
 @dataclass(frozen=True, slots=True)
-class Learning:
+class LearningSettings:
     """An architecture's own way to learn; :class:`~kymo.models.zoo.FitOptions` overrule it."""
 
     labels: int  # number of classes; the first columns of the output
@@ -39,7 +39,7 @@ class Learning:
     label_smoothing: float = 0.0  # share of a class's probability that is spread over all of them
     clip_norm: float | None = None  # longest gradient; None for any
 
-    def under(self, options: FitOptions) -> Learning:
+    def under(self, options: FitOptions) -> LearningSettings:
         """The same with what `options` say instead."""
         schedule = options.schedule or self.schedule
         if schedule not in SCHEDULES:
@@ -82,7 +82,7 @@ class Course:
 class FitLoop(ABC):
     """One fit, epoch by epoch; a framework says how it learns from a batch, judges, and what its state is."""
 
-    def __init__(self, learning: Learning, options: FitOptions) -> None:
+    def __init__(self, learning: LearningSettings, options: FitOptions) -> None:
         self.learning, self.options, self.course = learning, options, Course()
         self.weights = np.ones(learning.labels, np.float32)  # of the classes
         self.scales: dict[str, np.float32] = {}  # what errors of numbers are measured in, by head
@@ -150,7 +150,7 @@ class FitLoop(ABC):
         """Go on from a state."""
 
 
-def rate(learning: Learning, course: Course, step: int, total: int, patience: int) -> float:
+def rate(learning: LearningSettings, course: Course, step: int, total: int, patience: int) -> float:
     """Learning rate of a step."""
     if learning.schedule == "plateau":
         return learning.learning_rate * course.factor(patience)

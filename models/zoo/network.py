@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.models.bundle import input_shape
-from kymo.models.training.learning import Learning, units_of
+from kymo.models.training.learning import LearningSettings, units_of
 from kymo.models.zoo import Epoch, FitOptions, ModelHead, Range, Samples, check_axes, read_parameters
 from kymo.streams.chunk import Array, Format
 
@@ -70,10 +70,10 @@ class Network:
     def rescale(self, scale: NDArray[np.float32], offset: NDArray[np.float32]) -> None:
         """Have the last layer multiply what its columns are by the first, and then add the second, ``(columns,)`` each."""
 
-    def learning(self) -> Learning:
+    def learning(self) -> LearningSettings:
         """Say how the network learns, by its parameters."""
         own = {name: self.parameters[name] for name in _LEARNING if name in self.parameters}
-        return Learning(self.labels, self.heads, **self.habits, **own)
+        return LearningSettings(self.labels, self.heads, **self.habits, **own)
 
     def fit(
         self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]

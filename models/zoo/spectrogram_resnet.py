@@ -170,7 +170,7 @@ def _relu(x: Any) -> Any:
 
 
 def _residual_features(p: Mapping[str, Any], x: Any) -> Any:
-    """Build a residual network of basic blocks (He et al. 2016, Deep Residual Learning, section 3.3 and table 1)."""
+    """Build a residual network of basic blocks (He et al. 2016, Deep Residual LearningSettings, section 3.3 and table 1)."""
     stages, width = BUILT_HERE[p["backbone"]]
     width = p["width"] or width
     x = _relu(_residual(p, x, "stem", width, 7, _strides(x, 16)))

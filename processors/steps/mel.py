@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kymo.processors.spec import MapSpec, Stage, only
 from kymo.processors.steps.maps import check_whole, decibels
-from kymo.processors.steps.spectral import Finish, Frames, SpectralPlan, Tile, taper
+from kymo.processors.steps.spectral import Frames, SpectralPlan, SpectrumWriter, Tile, taper
 from kymo.processors.steps.spectrogram import SpectralSpec, in_brackets, spectrogram_of
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import FormatError
@@ -30,7 +30,7 @@ Real = NDArray[Any]
 FRAME_S, HOP_S = Fraction(25, 1000), Fraction(10, 1000)
 LOW_HZ, EMPHASIS = 20.0, 0.97
 FLOOR = 1.192092955078125e-07  # smallest power of a band before the logarithm: float32's epsilon
-LARGEST_RATIO = 2000  # whole number in the ratio of the rates: the filter has 20 times as many taps
+LARGEST_RATIO_TERM = 2000  # whole number in the ratio of the rates: the filter has 20 times as many taps
 
 
 @dataclass(frozen=True)
@@ -134,17 +134,17 @@ class LogMel(Mel):
         return out
 
 
-def in_bands(bank: Any, power: float) -> Finish:
+def in_bands(bank: Any, power: float) -> SpectrumWriter:
     """A spectrum's magnitude to some power, summed by band."""
 
-    def finish(tile: Tile, out: Real) -> None:
+    def write_bands(tile: Tile, out: Real) -> None:
         spectrum = tile.spectrum
         values = np.square(spectrum.real) + np.square(spectrum.imag) if power == 2 else np.abs(spectrum) ** power
         # Sparse: each band adds its few bins in rising order, whatever the number of frames.
         summed = bank @ values.reshape(-1, values.shape[-1]).T
         np.copyto(out, summed.T.reshape(out.shape))
 
-    return finish
+    return write_bands
 
 
 @lru_cache(maxsize=16)
@@ -194,9 +194,10 @@ class AudioFbank(MapSpec):
         if len(fmt.shape) != 1 or fmt.dtype == "jpeg" or not fmt.rate:
             raise FormatError(f"audio_fbank: `{fmt.stream}` is no evenly sampled signal, expected one number a channel")
         ratio = self.rate_hz / fmt.rate
-        if max(ratio.numerator, ratio.denominator) > LARGEST_RATIO:
+        if max(ratio.numerator, ratio.denominator) > LARGEST_RATIO_TERM:
             raise FormatError(
-                f"audio_fbank: rate_hz {self.rate_hz} of {float(fmt.rate):g} Hz is {ratio}, expected whole numbers up to {LARGEST_RATIO}"
+                f"audio_fbank: rate_hz {self.rate_hz} of {float(fmt.rate):g} Hz is {ratio}, expected whole numbers up to "
+                f"{LARGEST_RATIO_TERM}"
             )
         return ratio
 

@@ -131,14 +131,14 @@ def _subtraction(frames: Real, mean: Real) -> Callable[[], Any]:
 
 
 #: Fills ``(channels, count, bins)`` from a tile's spectrum.
-Finish = Callable[[Tile, Real], None]
+SpectrumWriter = Callable[[Tile, Real], None]
 
 
 class SpectralPlan:
     """Tiles and work arrays for one shape of input."""
 
     def __init__(
-        self, owner: Any, frames: Frames, window: Real, shape: tuple[int, ...], bins: int, finish: Finish
+        self, owner: Any, frames: Frames, window: Real, shape: tuple[int, ...], bins: int, finish: SpectrumWriter
     ) -> None:
         self.owner, self._frames, self._window, self._finish = owner, frames, window, finish
         channels, samples = shape
@@ -203,7 +203,7 @@ def plan_for(owner: Planned, samples: Array, rate: Fraction) -> SpectralPlan:
     return plan
 
 
-def power(nfft: int, scale: Any, *, exact: bool) -> Finish:
+def power(nfft: int, scale: Any, *, exact: bool) -> SpectrumWriter:
     """Squared magnitudes times a scale."""
     scales = np.full(nfft // 2 + 1, 2 * scale)
     scales[0] = scale
@@ -232,10 +232,10 @@ def power(nfft: int, scale: Any, *, exact: bool) -> Finish:
     return precise if exact else fast
 
 
-def amplitude(mode: str, scale: float) -> Finish:
+def amplitude(mode: str, scale: float) -> SpectrumWriter:
     """Absolute value or angle of a scaled spectrum."""
 
-    def finish(tile: Tile, out: Real) -> None:
+    def write_amplitude(tile: Tile, out: Real) -> None:
         np.multiply(tile.spectrum, scale, out=tile.spectrum)
         bins = tile.spectrum[..., : out.shape[-1]]
         if mode == "magnitude":
@@ -244,7 +244,7 @@ def amplitude(mode: str, scale: float) -> Finish:
             angle = np.angle(bins)
             np.copyto(out, np.unwrap(angle, axis=-1) if mode == "phase" else angle)
 
-    return finish
+    return write_amplitude
 
 
 def framed(samples: Array, length: int, step: int) -> Real:

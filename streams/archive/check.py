@@ -121,12 +121,12 @@ def _offsets(contents: Contents, offsets: dict[Place, list[int]]) -> Iterator[st
         yield f"{place[0]}, partition {place[1]}: has messages but no range of offsets"
 
 
-def _order(before: Segment | None, segment: Segment) -> Iterator[str]:
-    if before is None:
+def _order(previous: Segment | None, segment: Segment) -> Iterator[str]:
+    if previous is None:
         return
-    if segment.number != before.number + 1:
-        yield f"segments {before.number + 1} to {segment.number - 1} are missing"
-    for place, earlier in before.contents.spans.items():
+    if segment.number != previous.number + 1:
+        yield f"segments {previous.number + 1} to {segment.number - 1} are missing"
+    for place, earlier in previous.contents.spans.items():
         where = f"{place[0]}, partition {place[1]}"
         span = segment.contents.spans.get(place)
         if span is None:

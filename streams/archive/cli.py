@@ -121,18 +121,18 @@ def export_command(folder: Path | None, fmt: str, out: Path, chosen: tuple[str, 
 
     check_format(fmt)
     reader = ArchiveReader(folder_of(folder))
-    names = reader.sessions()
-    if unknown := [name for name in chosen if name not in names]:
-        raise ArchiveError(f"{reader.folder}: no session {unknown[0]}; there are {', '.join(names[:10]) or 'none'}")
-    names = [name for name in names if not chosen or name in chosen]
+    sessions = reader.sessions()
+    if unknown := [name for name in chosen if name not in sessions]:
+        raise ArchiveError(f"{reader.folder}: no session {unknown[0]}; there are {', '.join(sessions[:10]) or 'none'}")
+    sessions = [name for name in sessions if not chosen or name in chosen]
     written: list[str] = []
     with progress("exporting") as tell:
-        tell(0, len(names))
-        recordings = reader.recordings(sessions=names)
+        tell(0, len(sessions))
+        recordings = reader.recordings(sessions=sessions)
         exports = export_recordings(recordings, fmt, out, lambda line: click.echo(line, err=True), reader.events)
         for number, (_, paths) in enumerate(exports, 1):
             written += map(str, paths)
-            tell(number, len(names))
+            tell(number, len(sessions))
     show(as_json, {"files": written}, f"{many(len(written), 'file')} in {out}")
 
 

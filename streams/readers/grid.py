@@ -88,15 +88,15 @@ def fit(times_ns: Int, data: Array, rate: Fraction | None, row_numbers: RowNumbe
         return Grid(Fraction(0), origin_ns, order, np.arange(len(order), dtype=np.int64), samples.notes)
     refusal, grid, faults = None, None, len(order)
     try:
-        grid, lost, gaps, missing = copy(samples).numbered_by_time()
+        grid, lost, gap_count, missing = copy(samples).numbered_by_time()
         # Gaps are gaps, and rows for which there is no room are too many. As many as are missing, or a gap every few rows: count.
-        often = gaps > max(5, len(order) // 25) and (missing > len(order) or coarse(samples.times) is not None)
-        faults = lost + gaps if 0 < lost <= 1.5 * missing + 2 or lost > len(order) // 10 or often else 0
+        often = gap_count > max(5, len(order) // 25) and (missing > len(order) or coarse(samples.times) is not None)
+        faults = lost + gap_count if 0 < lost <= 1.5 * missing + 2 or lost > len(order) // 10 or often else 0
     except SourceError as error:
         refusal = error
     if faults > 0:
-        counted, counted_gaps = copy(samples).numbered_by_count()
-        grid = counted if counted is not None and counted_gaps < faults else grid
+        counted, counted_gap_count = copy(samples).numbered_by_count()
+        grid = counted if counted is not None and counted_gap_count < faults else grid
     if grid is None:
         assert refusal is not None
         raise refusal
@@ -206,8 +206,8 @@ class _Samples:
         is_first, lost = self._first_of_each(numbers)
         missing = int(numbers[-1]) + 1 - int(is_first.sum())
         self.order, numbers = self.order[is_first], numbers[is_first]
-        gaps = self._note_gaps(numbers, rate)
-        return Grid(rate, int(times[0]), self.order, numbers, self.notes), lost, gaps, missing
+        gap_count = self._note_gaps(numbers, rate)
+        return Grid(rate, int(times[0]), self.order, numbers, self.notes), lost, gap_count, missing
 
     def numbered_by_count(self) -> tuple[Grid | None, int]:
         """Numbers by counting, and how many gaps that makes; None where rows and span do not agree."""
@@ -230,8 +230,8 @@ class _Samples:
             f"times lie up to {1000 * counted.late_s:.3g} ms from even ones, as where samples arrive late or together: "
             "samples are numbered by their count"
         )
-        gaps = self._note_gaps(counted.numbers, rate)
-        return Grid(rate, int(times[0]), self.order, counted.numbers, self.notes), gaps
+        gap_count = self._note_gaps(counted.numbers, rate)
+        return Grid(rate, int(times[0]), self.order, counted.numbers, self.notes), gap_count
 
     def _plain_rate(self, estimate: float, blur: float) -> Fraction:
         """The plain number within 1e-4 of a rate: whole, a whole number of seconds, television's n/1.001, then two decimals. Where the
@@ -326,8 +326,8 @@ def _rate_estimates(times: Int) -> list[float]:
     inner = steps[(steps > 0.4 * middle) & (steps < 1.6 * middle)]
     low, high = np.quantile(inner, (0.05, 0.95)) if len(inner) else (0.0, np.inf)
     means = [float(NS * len(steps) / steps.sum()), NS / middle]
-    best = float(NS / inner.mean()) if len(inner) else NS / middle
-    return [best, *means] if high - low < 0.5 * middle else [*means, best]
+    trimmed_rate = float(NS / inner.mean()) if len(inner) else NS / middle
+    return [trimmed_rate, *means] if high - low < 0.5 * middle else [*means, trimmed_rate]
 
 
 def _rate_blur(times: Int) -> float:

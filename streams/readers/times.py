@@ -320,7 +320,7 @@ class TimeColumn:
         """Take a unit that stands in the cells, such as `ms`."""
         self._named = _UNITS_BY_NAME.get(unit.lower(), self._named)
 
-    def parse(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def parse(self, texts: Sequence[str], row_numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of texts as they stand, exact to the ns; of a counter its numbers, -1 where there is none."""
         if not len(texts):
             return np.empty(0, np.int64)
@@ -328,18 +328,18 @@ class TimeColumn:
             values = np.array([float(text) if is_number(text) else np.nan for text in texts], np.float64)
             return np.where(np.abs(values) < _LARGEST_COUNT, values, -1).astype(np.int64)
         if self._unit is None:
-            self._decide(texts, int(rows[0]))
-        times = self._read(texts, rows)
+            self._decide(texts, int(row_numbers[0]))
+        times = self._read(texts, row_numbers)
         if self._digits is None:
             self._digits = _lacking_digits(texts, times)
             if self._digits:
                 self._notes.append(
                     f"fractions of `{self.column}` lack zeros in front: .5 is read as .{5:0{self._digits}d}"
                 )
-                times = self._read(texts, rows)
+                times = self._read(texts, row_numbers)
         return times
 
-    def _read(self, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _read(self, texts: Sequence[str], row_numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of texts as they stand."""
         if self._digits:
             texts = [_FRACTION.sub(lambda match: f".{match[1]:0>{self._digits}}", text, count=1) for text in texts]
@@ -348,30 +348,30 @@ class TimeColumn:
         try:
             return self._moments.parse(texts) if self._unit == _TEXT else _scaled(texts, self._unit or 1)
         except ValueError as error:
-            raise self._error(texts[error.args[0]], int(rows[error.args[0]])) from None
+            raise self._error(texts[error.args[0]], int(row_numbers[error.args[0]])) from None
 
-    def numbers(self, values: NDArray[np.generic], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def numbers(self, values: NDArray[np.generic], row_numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of a numeric column (Parquet): whole numbers exactly, float64 as exactly as it holds them."""
         if self._unit is None and len(values):
-            self._decide([str(value) for value in values[:_FIRST_ROWS]], int(rows[0]))
+            self._decide([str(value) for value in values[:_FIRST_ROWS]], int(row_numbers[0]))
         if self._unit in (_DAY, _TEXT) or self._counts:
-            return self.parse([str(value) for value in values], rows)
+            return self.parse([str(value) for value in values], row_numbers)
         scale, counts = self._unit or 1, cast(NDArray[np.int64], values)
         if values.dtype.kind not in "iu":
             scale, counts = 1, np.rint(values.astype(np.float64) * scale)
         bad = np.flatnonzero(~((counts <= _LIMIT_NS // scale) & (counts >= -_LIMIT_NS // scale)))
         if len(bad):
-            raise self._error(str(values[bad[0]]), int(rows[bad[0]]))
+            raise self._error(str(values[bad[0]]), int(row_numbers[bad[0]]))
         times: NDArray[np.int64] = counts.astype(np.int64) * scale
         return times
 
-    def going_on(self, times: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
+    def going_on(self, times: NDArray[np.int64], row_numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
         """Times of one recording, whose clock may begin anew, be set, or be wrong once, as if it went on; and notes on that."""
         clock, unit = Clock(), self._unit or 1
         if not len(times):
             return times, []
         if self._counts:
-            times = self._numbered(times, rows, clock)
+            times = self._numbered(times, row_numbers, clock)
         elif self._unit == _TEXT and self._moments.dated:
             times = clock.mended(times)
             times = clock.set_forth_and_back(times, hours=not self._moments.zoned, leap=self._moments.leap)
@@ -384,7 +384,7 @@ class TimeColumn:
             times = clock.going_on(clock.mended(times), turns, (unit * _CHIP_CLOCK_SIZE, *_WIDE_TURNS))
         return times, [f"`{self.column}` {note}" for note in clock.notes]
 
-    def _numbered(self, numbers: NDArray[np.int64], rows: NDArray[np.int64], clock: Clock) -> NDArray[np.int64]:
+    def _numbered(self, numbers: NDArray[np.int64], row_numbers: NDArray[np.int64], clock: Clock) -> NDArray[np.int64]:
         """Times of samples that are counted."""
         assert self._rate
         size = next((size for size in (2**8, 2**16, _CHIP_CLOCK_SIZE) if numbers.max() < size), 0)
@@ -395,7 +395,7 @@ class TimeColumn:
         odd[1:] |= odd[:-1]  # what follows a number that is wrong is wrong by as much
         if odd.any():
             clock.notes.append(
-                f"goes back or lacks a number, first at row {rows[np.argmax(odd)]}: counted on by rows there"
+                f"goes back or lacks a number, first at row {row_numbers[np.argmax(odd)]}: counted on by rows there"
             )
         numbers = numbers[0] - 1 + np.cumsum(np.where(odd, 1, steps))
         return np.array([round(int(number) * NS / self._rate) for number in numbers.tolist()], np.int64)

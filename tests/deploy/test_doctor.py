@@ -15,7 +15,7 @@ import pytest
 from verbs import invoke
 
 from kymo.deploy.doctor import (
-    Facts,
+    SessionFacts,
     StreamFacts,
     check_broker,
     check_home,
@@ -47,7 +47,7 @@ def event(label: str, probability: float, start: int = 0) -> Event:
     return Event(f"s/basicmotions/{start}", "basicmotions", "b", "s", "imu", start, 0, 1, label, probability)
 
 
-def said(recipe: Recipe, facts: Facts) -> tuple[str, str]:
+def said(recipe: Recipe, facts: SessionFacts) -> tuple[str, str]:
     check = explain(recipe, facts)[-1]
     return check.state, check.text
 
@@ -91,12 +91,12 @@ def test_windows_between_gaps(recipe: Recipe) -> None:
 @pytest.mark.parametrize(
     ("facts", "says"),
     [
-        (Facts("s"), "nothing has been replayed"),
-        (Facts("walk-1", ["walk-2", "x"]), "did you mean 'walk-2'?"),
-        (Facts("s", ["s"], {"session": "s"}), "no chunk"),
+        (SessionFacts("s"), "nothing has been replayed"),
+        (SessionFacts("walk-1", ["walk-2", "x"]), "did you mean 'walk-2'?"),
+        (SessionFacts("s", ["s"], {"session": "s"}), "no chunk"),
     ],
 )
-def test_sessions_that_are_not_there(recipe: Recipe, facts: Facts, says: str) -> None:
+def test_sessions_that_are_not_there(recipe: Recipe, facts: SessionFacts, says: str) -> None:
     state, text = said(recipe, facts)
     assert state == "wrong"
     assert says in text
@@ -105,23 +105,23 @@ def test_sessions_that_are_not_there(recipe: Recipe, facts: Facts, says: str) ->
 def test_streams_that_do_not_match(recipe: Recipe) -> None:
     eda = stream(recipe, [0, 100], stream="eda")
     fast = stream(recipe, [0, 100], rate=recipe.inputs[0].rate_hz * 2)
-    state, text = said(recipe, Facts("s", streams={"eda": eda, "imu": fast}))
+    state, text = said(recipe, SessionFacts("s", streams={"eda": eda, "imu": fast}))
     assert state == "wrong"
     assert "`eda` is not `imu`" in text
     assert "20 Hz, expected 10 Hz" in text
 
 
 def test_too_short(recipe: Recipe) -> None:
-    ended = Facts("s", streams={"imu": stream(recipe, [0, 49])})
+    ended = SessionFacts("s", streams={"imu": stream(recipe, [0, 49])})
     assert "has 49 samples (4.9 s), a window needs 50 (5 s)" in said(recipe, ended)[1]
-    live = Facts("s", streams={"imu": stream(recipe, [0, 49], ended=False)})
+    live = SessionFacts("s", streams={"imu": stream(recipe, [0, 49], ended=False)})
     assert "have come so far" in said(recipe, live)[1]
-    gaps = Facts("s", streams={"imu": stream(recipe, [0, 45], [46, 90])})
+    gaps = SessionFacts("s", streams={"imu": stream(recipe, [0, 45], [46, 90])})
     assert "1 gap: at most 45 samples" in said(recipe, gaps)[1]
 
 
 def test_no_events(recipe: Recipe) -> None:
-    facts = Facts("s", streams={"imu": stream(recipe, [0, 100])})
+    facts = SessionFacts("s", streams={"imu": stream(recipe, [0, 100])})
     assert "start one: kymo worker basicmotions" in said(recipe, facts)[1]
     facts.committed = 10
     assert "has not come to this session yet" in said(recipe, facts)[1]
@@ -130,7 +130,7 @@ def test_no_events(recipe: Recipe) -> None:
 
 
 def test_events(recipe: Recipe) -> None:
-    facts = Facts("s", streams={"imu": stream(recipe, [0, 100])}, events=[event("unknown", 0.4)] * 6)
+    facts = SessionFacts("s", streams={"imu": stream(recipe, [0, 100])}, events=[event("unknown", 0.4)] * 6)
     assert "the highest probability, 0.40, is below min_probability 0.5" in said(recipe, facts)[1]
     facts.events[0] = event("walking", 0.9)
     assert said(recipe, facts) == ("ok", "6 of 6 windows have one, 5 of them `unknown` (below 0.5)")
@@ -139,7 +139,7 @@ def test_events(recipe: Recipe) -> None:
 
 
 def test_rejected_messages_are_told(recipe: Recipe) -> None:
-    facts = Facts("s", rejected=Counter(key=2))
+    facts = SessionFacts("s", rejected=Counter(key=2))
     assert explain(recipe, facts)[0].text == "messages of this session were refused: key 2"
 
 

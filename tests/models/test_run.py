@@ -28,7 +28,7 @@ from kymo.models.lengths import FirstSamples, doubt, lengths_of, sensors_of, wid
 from kymo.models.predict import BatchClassifier
 from kymo.models.run import Report, check_matched, run
 from kymo.processors.recipe.load import Recipe, load_recipe, parse_recipe
-from kymo.streams.chunk import Header, Window, signal_format
+from kymo.streams.chunk import Chunk, Header, Window, signal_format
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import BundleError, KymoError
 from kymo.streams.events import Event, event_id
@@ -267,6 +267,16 @@ def test_numbers_of_another_size_are_doubted(
         live = next(why for chunk in chunks if (why := first.doubt(lengths, chunk, loaded)) is not None)
         for why in (doubt(lengths, stream, loaded), live):
             assert said in why if said else not why
+
+
+def test_first_samples_of_another_header_are_heard_anew() -> None:
+    first, told, loaded = FirstSamples(), list[str | None](), parse_recipe(RECIPE)
+    for channels, count in ((("x", "y"), 6), (("x", "y", "z"), 6 * loaded.window_length)):
+        header = Header("s", 0, signal_format("imu", channels, 10))
+        for i in range(count):
+            chunk = Chunk(header, i, np.full((1, len(channels)), 0.5, np.float32))
+            told.append(first.doubt({"x": [0.0, 1.0, 1.0]}, chunk, loaded))
+    assert "" in told
 
 
 def test_a_run_tells_what_is_doubted_even_beside_nothing(recipe: Recipe) -> None:

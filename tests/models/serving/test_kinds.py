@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from kymo.models.bundle import raw_chain
 from kymo.models.serving.outputs import ENDLESS, Events, window_kinds
 from kymo.models.serving.partition import Limits, Partition, Pending
-from kymo.models.serving.snapshots import Snapshot
+from kymo.models.serving.snapshots import SessionSnapshot
 from kymo.processors.chain import Chain
 from kymo.processors.intake import Intake
 from kymo.processors.steps.resample import Resample
@@ -231,7 +231,7 @@ def test_a_snapshot_whose_members_are_odd_ends_no_life() -> None:
     settle(life, "a", 1)
     life.commit()
     log.commits.clear()
-    odd = Snapshot.decode(log.state["s"])
+    odd = SessionSnapshot.decode(log.state["s"])
     for published in ([7], [["x", 0]], "x"):
         log.state["s"] = replace(odd, meta={**odd.meta, "published": published, "given_to": "x"}).encode()
         log.visible["a"] = 2
@@ -248,7 +248,7 @@ def test_a_snapshot_of_a_topic_that_was_made_again_is_not_stored_for_the_new_one
     settle(life, "a", 1)
     clock[0] = 100.0
     life.commit()  # quiet, and so stored
-    log.state["s"] = replace(Snapshot.decode(log.state["s"]), topic_id="old").encode()
+    log.state["s"] = replace(SessionSnapshot.decode(log.state["s"]), topic_id="old").encode()
     log.visible["a"] = 2
     life.read("a", 1)
     life.publish(99)
@@ -256,5 +256,5 @@ def test_a_snapshot_of_a_topic_that_was_made_again_is_not_stored_for_the_new_one
     log.topic_ids = {"a": "new"}
     again = KindLife(log, pair, clock, Limits())
     again.commit()
-    assert Snapshot.decode(log.state["s"]).topic_id == "old"
+    assert SessionSnapshot.decode(log.state["s"]).topic_id == "old"
     assert again.read("a", 9) == 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kymo.models.serving import partition, snapshots
 from kymo.models.serving.partition import Limits, Partition
-from kymo.models.serving.snapshots import Floor, Snapshot
+from kymo.models.serving.snapshots import Floor, SessionSnapshot
 from kymo.processors.chain import ChainStage
 from kymo.streams.chunk import Chunk, Window
 from kymo.streams.codec import ChunkCodec
@@ -252,5 +252,5 @@ def test_rejections_are_forgotten_behind_the_commit(monkeypatch: pytest.MonkeyPa
 def test_a_memory_that_nobody_would_unpack_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[str, Any] = {"chain": "c", "topic": "a", "topic_id": "", "upto": 1, "open": 0, "ended": False}
     monkeypatch.setattr(snapshots, "MEMORY_MAX", 1000)
-    assert Snapshot.of(told, {}, [b"x" * 900]).stages() == [b"x" * 900]
-    assert Snapshot.of(told, {}, [b"x" * 1100]).memory == b""
+    assert SessionSnapshot.of(told, {}, [b"x" * 900]).stages() == [b"x" * 900]
+    assert SessionSnapshot.of(told, {}, [b"x" * 1100]).memory == b""

@@ -17,7 +17,7 @@ from kymo.models.serving.handover import LIFE, ReadBack, floor_of, note, read_ha
 from kymo.models.serving.operator import Operator
 from kymo.models.serving.outputs import Events
 from kymo.models.serving.partition import Limits, Partition
-from kymo.models.serving.snapshots import Floor, Handover, Snapshot
+from kymo.models.serving.snapshots import Floor, Handover, SessionSnapshot
 from kymo.processors.chain import Chain
 from kymo.processors.intake import Intake
 from kymo.processors.steps.spectrogram import Spectrogram
@@ -42,7 +42,7 @@ def take(partition: Partition, first: int, count: int) -> list[int]:
     return [pending.output.start_index for pending in found]  # type: ignore[union-attr]
 
 
-def stored(chain: Chain) -> Snapshot:
+def stored(chain: Chain) -> SessionSnapshot:
     """A session of two chunks, of samples 0 to 6 and 7 to 10, that went quiet."""
     clock = [0.0]
     partition = Partition(0, chain, lambda _: None, lambda: clock[0], Limits(quiet_s=1))
@@ -51,10 +51,10 @@ def stored(chain: Chain) -> Snapshot:
     clock[0] = 5.0
     ((_, make),) = partition.snapshots()
     assert make is not None
-    return Snapshot.decode(make().encode())
+    return SessionSnapshot.decode(make().encode())
 
 
-def taken_over(chain: Chain, snapshot: Snapshot, topic_id: str = "first") -> Partition:
+def taken_over(chain: Chain, snapshot: SessionSnapshot, topic_id: str = "first") -> Partition:
     partition = Partition(0, chain, lambda _: None, lambda: 0.0)
     partition.load(Handover(snapshots={"s": snapshot}, next_offset={"t": 10}, topic_ids={"t": topic_id}))
     return partition
@@ -94,13 +94,13 @@ def test_offsets_of_a_topic_that_was_made_again_mean_nothing() -> None:
 )
 def test_what_is_no_snapshot_is_refused(raw: bytes) -> None:
     with pytest.raises(MessageError):
-        Snapshot.decode(raw)
+        SessionSnapshot.decode(raw)
 
 
 @pytest.mark.parametrize("cut", [1, 20])
 def test_a_session_whose_snapshot_is_damaged_begins_anew(cut: int) -> None:
     raw = stored(RAW).encode()
-    partition = taken_over(RAW, Snapshot.decode(raw[:-cut]))
+    partition = taken_over(RAW, SessionSnapshot.decode(raw[:-cut]))
     assert take(partition, 10, 10) == [12]
     assert list(partition.damaged) == ["s"]
 

@@ -32,6 +32,7 @@ from kymo.processors.recipe.load import Recipe
 from kymo.processors.recipe.tables import TrainTable
 from kymo.streams.errors import RecipeError, TrainingError
 from kymo.streams.readers import read
+from kymo.streams.settings import Settings
 
 pytest.importorskip("torch", reason="training needs torch")
 
@@ -218,7 +219,7 @@ def test_a_finished_fold_is_not_fitted_again(data: Path, tmp_path: Path, monkeyp
         "spectrogram_cnn, all windows",
     ]
     assert stages[stages.index("spectrogram_cnn, fold 1 of 3") + 1] == 1  # the epochs that were are told again
-    assert not list((tmp_path / "home" / "cache" / "training").iterdir())
+    assert not list((Settings.from_env().home / "cache" / "training").iterdir())
 
 
 def test_all_windows_are_learned_for_the_mean_of_the_epochs(data: Path, tmp_path: Path) -> None:
@@ -244,7 +245,13 @@ def test_other_kinds_of_folds(data: Path, tmp_path: Path, kind: str) -> None:
 
 
 def test_notes_of_the_model_are_the_runs(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SpectrogramCnn, "notes", ["its weights are fresh"], raising=False)
+    real = SpectrogramCnn.fit
+
+    def fit(self: Any, *rest: Any) -> None:
+        real(self, *rest)
+        self.notes.append("its weights are fresh")
+
+    monkeypatch.setattr(SpectrogramCnn, "fit", fit)
     assert trained(recipe(text("")), data, tmp_path / "b", only=True).notes.count("its weights are fresh") == 1
 
 

@@ -19,7 +19,7 @@ from tiny_models import RECIPE, recipe
 import kymo.models.training.train
 from kymo.models.data.examples import Dataset, Example
 from kymo.models.registry.manifest import MODEL
-from kymo.models.training.learning import Course, Learning, rate
+from kymo.models.training.learning import Course, LearningSettings, rate
 from kymo.models.training.run import TrainingRun, checkpoints
 from kymo.models.training.train import TrainRequest, fingerprint, train
 from kymo.models.zoo import FitOptions, Samples
@@ -137,7 +137,7 @@ def fit_small(checkpoints: Path | None, on_epoch: Any) -> Any:
     model = keras.Model(given, keras.layers.Dense(2)(hidden))
     sides = [planted(60, 0), planted(30, 1)]
     options = FitOptions(epochs=6, seed=1, schedule="plateau", patience=6, checkpoints=checkpoints)
-    fit_keras(model, Learning(2, learning_rate=0.02), *sides, options, on_epoch)
+    fit_keras(model, LearningSettings(2, learning_rate=0.02), *sides, options, on_epoch)
     return predict_keras(model, sides[1].windows)
 
 
@@ -176,14 +176,14 @@ def test_a_gain_that_is_too_small_does_not_keep_training() -> None:
 
 def test_schedules() -> None:
     course = Course()
-    cosine = [rate(Learning(2, learning_rate=0.1), course, step, 100, 9) for step in range(100)]
+    cosine = [rate(LearningSettings(2, learning_rate=0.1), course, step, 100, 9) for step in range(100)]
     assert cosine.index(max(cosine)) in (9, 10)
     assert max(cosine) == pytest.approx(0.1)
     assert cosine[55] == pytest.approx(0.05)
     assert (cosine[0], cosine[99] < 1e-4) == (pytest.approx(0.01), True)
-    none = Learning(2, learning_rate=0.1, schedule="none")
+    none = LearningSettings(2, learning_rate=0.1, schedule="none")
     assert {rate(none, course, step, 100, 9) for step in (0, 50, 99)} == {0.1}
-    options, plateau = FitOptions(patience=9), Learning(2, learning_rate=0.1, schedule="plateau")
+    options, plateau = FitOptions(patience=9), LearningSettings(2, learning_rate=0.1, schedule="plateau")
     rates = []
     for loss in (1.0, 0.9, 0.95, 0.95, 0.95, 0.8, 0.9, 0.9, 0.9):
         course.add({"epoch": 0, "loss": 1.0, "validation_loss": loss}, options)

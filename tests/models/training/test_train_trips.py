@@ -35,7 +35,7 @@ def test_basic_motions_five_seeds(architecture: str, tmp_path: Path) -> None:
     for seed in range(5):
         out = str(tmp_path / str(seed))
         invoke("train", path, "--data", "basicmotions:train", "--seed", seed, "--out", out, "--only")
-        said = json.loads(invoke("evaluate", path, "--data", "basicmotions:test", "--bundle", out, "--json"))
+        said = json.loads(invoke("evaluate", path, "--data", "basicmotions:test", "--bundle", out, "--json").stdout)
         assert said["n"] == 40
         found.append(said["accuracy"])
     assert (sum(found) / 5, min(found)) == (1.0, 1.0)
