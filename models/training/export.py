@@ -21,6 +21,7 @@ import numpy as np
 
 from kymo.models.onnx_model import OnnxModel, StatefulModel
 from kymo.models.zoo import Architecture
+from kymo.models.zoo.onnx_graph import GraphArchitecture
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import TrainingError
 
@@ -39,7 +40,8 @@ class Exported:
 
     model: bytes
     batch: str  # the batch rule under which no window's result depends on the others
-    parity: float  # largest difference between a logit here and there, divided by 1 + the logit's size
+    # largest difference between a logit here and there, divided by 1 + the logit's size; None where the model predicts by this graph
+    parity: float | None
     shape: tuple[int, ...]  # of a window as the model takes it
     state: int = 0  # numbers that a stateful model remembers; 0 for one that judges each window by itself
 
@@ -56,7 +58,8 @@ def export_model(model: Architecture, shape: Sequence[int], windows: Array) -> E
     random = np.random.default_rng(0).standard_normal((max(_BATCHES), *shape)).astype(np.float32)
     trials = [source[:n] for n in _BATCHES for source in (random, windows) if len(source) >= n]
     parity = _checked(max(map(parity_of, trials)), _TOLERANCE)
-    return Exported(graph, batch, parity, tuple(shape))
+    # A graph beside itself shows no more than that it gives numbers.
+    return Exported(graph, batch, None if isinstance(model, GraphArchitecture) else parity, tuple(shape))
 
 
 def load_stateful(model: Architecture) -> StatefulModel:

@@ -213,8 +213,9 @@ def _write_run(
     run: TrainingRun, winner: Contender, final: FittedModel, exported: Exported, record: RunRecord
 ) -> Bundle:
     """Write the bundle of `final`, with the scores of the choice, its report and what else is to be saved; read it back."""
-    facts = {"history": record.history, "validation": record.scores, "parity": exported.parity}
-    facts_text = json.dumps({**facts, "notes": dict(run.dataset.notes)}, indent=1) + "\n"
+    parity = {} if exported.parity is None else {"parity": exported.parity}
+    facts = {"history": record.history, "validation": record.scores, **parity, "notes": dict(run.dataset.notes)}
+    facts_text = json.dumps(facts, indent=1) + "\n"
     if run.request.report:
         attached = bundle_report(record, winner.window)
     else:
