@@ -56,13 +56,17 @@ class Reading:
 
     def __init__(self, on_progress: Progress = lambda recordings, windows: None) -> None:
         self.on_progress = on_progress  # told how many recordings and windows there are so far
-        self._key, self._recordings, self._left_out = "", list[Recording](), list[str]()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Keep nothing any more."""
+        self._key, self.recordings, self._left_out = "", list[Recording](), list[str]()
 
     def through(self, key: str, recordings: Iterable[Recording], about: Dataset) -> Iterator[Recording]:
         """Let recordings through, or give those that were kept under this key."""
         if key == self._key:
             about.left_out += self._left_out
-            yield from self._recordings
+            yield from self.recordings
             return
         kept, size = list[Recording](), 0
         for recording in recordings:
@@ -71,7 +75,7 @@ class Reading:
                 kept.append(recording)
             yield recording
         if size <= _KEPT_BYTES:
-            self._key, self._recordings, self._left_out = key, kept, about.left_out
+            self._key, self.recordings, self._left_out = key, kept, about.left_out
 
 
 def build_dataset(

@@ -200,6 +200,7 @@ def fit_candidates(run: TrainingRun) -> list[Contender]:
         )
     table = recipe.train if settings["refit"] else replace(recipe.train, folds=recipe.train.folds or 0)
     splits = judged_splits(examples, table, settings["validation"], settings["seed"])
+    run.splits = len(splits)
     own, *beside = run.plans()
     folds, stops = parts_of(run, splits)
     if run.request.search_minutes:

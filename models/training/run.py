@@ -102,6 +102,7 @@ class TrainingRun:
     reading: Reading = field(default_factory=Reading)
     folder: Path | None = None
     raw: Dataset | None = None
+    splits: int = 0  # how often windows are held out; a search may leave fewer of them to judge
     stopped: list[Candidate] = field(default_factory=list)  # trials cut short, and what could not be fitted
 
     def data(self, name: str, split: Split | None = None) -> SplitData:
@@ -111,7 +112,7 @@ class TrainingRun:
         if takes(architecture(name)) == "raw":
             if self.raw is None:  # read when it is first asked for
                 self.raw = self.request.windows(self.recipe, raw_chain(self.recipe.chain), self.on_stage, self.reading)
-                self.reading = Reading()
+                self.reading.let_go()
             raw = self.raw.examples
         return split_data(self.recipe, examples, split, raw)
 

@@ -42,7 +42,7 @@ from kymo.models.training.candidates import (
 from kymo.models.training.export import INPUT, OUTPUT, Exported, export_model, export_stateful, with_metadata
 from kymo.models.training.record import LEARNED, RunRecord, cross_validation, learned_from, revision, versions
 from kymo.models.training.run import OnStage, TrainingRun, TrainRequest, checkpoints, digest_of, train_parameters
-from kymo.models.zoo import Epoch, architecture
+from kymo.models.zoo import Epoch, architecture, takes
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.errors import TrainingError
 
@@ -90,6 +90,8 @@ def train(
     recipe = settle_bins(recipe, dataset)
     on_stage = on_stage or (lambda name, _: on_epoch if name != "reading" else lambda _: None)
     run = TrainingRun(recipe, request, settings, dataset, on_stage, reading)
+    if all(takes(architecture(plan.architecture)) != "raw" for plan in run.plans()):
+        reading.let_go()
     with checkpoints(fingerprint(run)) as run.folder:
         contenders = fit_candidates(run)
         winner, choice = _choose(contenders, request.windows_of)
@@ -178,7 +180,7 @@ def _record_of(
     if not winner.parts:
         chosen.history, chosen.seconds, chosen.peak_mb = final.history, final.seconds, final.peak_mb
     pool = pool_of(recipe, run.dataset.examples, run.dataset.labels)
-    if len(winner.parts) == 1:  # as it judged
+    if run.splits == 1:  # as it judged
         pool = winner.parts[0].part.pool
     lineage = _lineage_of(run, winner)
     return RunRecord(

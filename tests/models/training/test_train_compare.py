@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from tiny_models import RECIPE, recipe
 from verbs import invoke
 
 import kymo.models.data.cli
+import kymo.models.training.train
 from kymo.models.bundle import Bundle, load_bundle, raw_chain
+from kymo.models.data.cache import Reading
 from kymo.models.evaluate import evaluate
 from kymo.models.predict import Classifier
 from kymo.models.run import run
 from kymo.models.training.record import RunRecord
 from kymo.models.training.search import Medians, draw
 from kymo.models.training.train import TrainRequest, train
-from kymo.models.zoo import Between
+from kymo.models.zoo import Between, Epoch
 from kymo.processors.intake import Intake
 from kymo.processors.recipe.load import parse_recipe
 from kymo.processors.windows import Windows
@@ -180,6 +183,31 @@ def test_search_needs_something_to_search(data: Path, tmp_path: Path) -> None:
     text = BLIND.replace("epochs = 2", "epochs = 2\nvalidation = 0")
     with pytest.raises(TrainingError, match="none are held out"):
         train(recipe(text), TrainRequest((str(data),), search_minutes=0.01))
+
+
+@pytest.mark.parametrize("only", [True, False])
+def test_recordings_are_let_go_of_when_nobody_takes_them(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only: bool
+) -> None:
+    """The recipe's own model takes the chain's windows; MiniRocket, beside it, raw ones."""
+    pytest.importorskip("torch")
+    monkeypatch.setenv("KYMO_HOME", str(tmp_path))
+    readings: list[Reading] = []
+    kept: dict[str, int] = {}
+
+    def reading() -> Reading:
+        readings.append(Reading())
+        return readings[-1]
+
+    def on_stage(name: str, _: int) -> Callable[[Epoch], None]:
+        return lambda _: kept.update({name: sum(len(made.recordings) for made in readings)})
+
+    monkeypatch.setattr(kymo.models.training.train, "Reading", reading)
+    request = TrainRequest((str(data),), out=tmp_path / "b", only=only, report=False)
+    train(recipe(BLIND), request, on_stage=on_stage)
+    (own,) = {number for name, number in kept.items() if name.startswith("spectrogram_cnn, when to stop")}
+    assert own == (0 if only else 10)
+    assert {number for name, number in kept.items() if "minirocket" in name} <= {0}
 
 
 def test_pooling_is_learned_and_kept(data: Path, tmp_path: Path) -> None:

@@ -274,6 +274,14 @@ def test_those_by_whom_a_search_compares_are_not_judged(data: Path, tmp_path: Pa
     assert {group for (group,) in groups} == {*record.scores["per_subject"]} < {*SUBJECTS}
 
 
+def test_an_hmm_is_learned_from_all_windows_where_a_search_leaves_one_fold(data: Path, tmp_path: Path) -> None:
+    loaded = recipe(text("folds = 2\n[model.pool]\nkind = 'hmm'"))
+    record = trained(loaded, data, tmp_path / "b", only=True, search_minutes=0.01).record
+    assert len({session[:-1] for session in record.held_out.sessions}) < len(SUBJECTS)
+    # Six recordings a class of 14 windows each, and no change of class: 78 stays, half a count for the other.
+    assert record.pooling["transitions"] == pytest.approx(np.array([[78.5, 0.5], [0.5, 78.5]]) / 79)
+
+
 def test_of_one_subject_sessions_are_left_out(data: Path, tmp_path: Path) -> None:
     request = TrainRequest(tuple(map(str, data.glob("anna*"))), out=tmp_path / "b", only=True, report=False)
     record = train(recipe(text('folds = "each"')), request).record
