@@ -47,6 +47,7 @@ class JoinedSession(Session):
         self._came_s: dict[str, float] = {}  # by branch, when something last came
         self._things = 0  # taken since the snapshot
         self._since_s = 0.0
+        self._awake_s: float | None = None  # since when this life has the session
 
     @property
     def join(self) -> JoinStage:
@@ -57,6 +58,7 @@ class JoinedSession(Session):
 
     def touch(self, floor: Any, now_s: float, count: int) -> None:
         self.touched_s = now_s
+        self._awake_s = now_s if self._awake_s is None else self._awake_s
         if not self._changed:
             self._changed, self.floor, self._since_s, self._things = True, floor, now_s, 0
         self._things += count
@@ -99,7 +101,7 @@ class JoinedSession(Session):
         decisions = list[Decision]()
         for wait in self.join.waits() if not self.ended else ():
             policy = patience[wait.stream]
-            silent_s = now_s - self._came_s.get(wait.stream, self._since_s)
+            silent_s = now_s - self._came_s.get(wait.stream, now_s if self._awake_s is None else self._awake_s)
             if wait.back is not None:
                 decisions.append(Decision(wait.stream, wait.since, max(wait.back, self._published_end(marks))))
             elif (

@@ -9,7 +9,7 @@ What a commit costs depends on the sessions that something happened to since the
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -134,6 +134,10 @@ class Partition:
                 self._wake_if_behind(name, handover.published[name])
         self.decisions, pending = handover.decisions, list[Pending]()
         for name, decisions in handover.decisions.items():
+            if name in handover.gone or not self._knows(
+                decisions
+            ):  # it has ended, or the recipe takes other inputs by now
+                continue
             stored = self._asleep.get(name)
             if stored is None or stored.meta.get("decided", 0) < len(decisions):
                 session = self._wake(name, "")
@@ -142,6 +146,12 @@ class Partition:
                 for decision in decisions[session.decided :]:
                     pending += self._decide(session, decision)
         return pending
+
+    def _knows(self, decisions: Sequence[Decision]) -> bool:
+        """Whether decisions are of inputs that the chain has."""
+        first = self.chain.specs[0]
+        known = {branch.stream for branch in first.branches} if isinstance(first, Join) else set()
+        return {decision.stream for decision in decisions} <= known
 
     def is_read(self, topic: str, end: int) -> bool:
         """Whether all that stands before an offset is taken."""
@@ -414,12 +424,12 @@ class Partition:
     def snapshots(self) -> list[tuple[Session, partial[SessionSnapshot] | None]]:
         """Sessions whose snapshot must be stored before the next commit can pass them, with what makes it; None deletes a stored one."""
         now_s, due = self._now_s(), list[tuple[Session, partial[SessionSnapshot] | None]]()
-        late, quiet = set(self._late()), set[Session]()
+        late, quiet = dict.fromkeys(self._late()), dict[Session, None]()
         for session in self.sessions.values():
             if now_s - session.touched_s <= self.limits.quiet_s:
                 break
-            quiet.add(session)
-        for session in (late | quiet).union(self._touched):
+            quiet[session] = None
+        for session in late | quiet | self._touched:
             if session.pending or session is self._pushing:
                 continue
             if session in quiet and session.unchanged and session.name in self._stored:

@@ -230,7 +230,7 @@ def test_crashes_anywhere(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "seed"), [("durable", 1), ("caught up", 40), ("reopen", 40), ("wake", 58), ("floor", 149)]
+    ("rule", "seed"), [("durable", 1), ("caught up", 40), ("reopen", 40), ("wake", 53), ("floor", 229)]
 )
 def test_each_rule_is_needed(rule: str, seed: int) -> None:
     campaign(seed)
@@ -244,6 +244,38 @@ def test_each_rule_is_needed(rule: str, seed: int) -> None:
 @given(st.integers(0, 2**64))
 def test_crashes_anywhere_at_length(seed: int) -> None:
     campaign(seed)
+
+
+def lives_of(*handed: Decision, chunks: Sequence[Chunk] = ()) -> tuple[JoinedLife, JoinedLog]:
+    """A worker that took over what an earlier life had decided of session `s`."""
+    log = JoinedLog(
+        {"a": list(chunks), "b": []}, visible={"a": len(chunks)}, decisions={"s": list(handed)} if handed else {}
+    )
+    return JoinedLife(log, Chain((JOINS[0], Windows(6, 3))), [0.0], Limits()), log
+
+
+def test_an_input_that_never_came_is_waited_for_in_vain_whatever_is_stored_meanwhile() -> None:
+    header = Header("s", 0, JOINS[0].branches[0].raw)
+    chunks = [Chunk(header, i, np.ones((10, 1), np.float32)) for i in range(0, 400, 10)]
+    with mock.patch.object(joined, "SNAPSHOT_S", 0.1):  # shorter than the lateness
+        log = JoinedLog({"a": chunks, "b": []}, visible={})
+        clock = [0.0]
+        life = JoinedLife(log, Chain((JOINS[0], Windows(6, 3))), clock, Limits())
+        for number in range(1, 21):
+            log.visible = {"a": number}
+            life.finish()
+            clock[0] += 0.2
+            life.decide(False)
+        life.finish()
+    assert log.decisions["s"][0] == Decision("b", 0)
+    assert len(log.events) > 50
+
+
+def test_decisions_of_inputs_that_the_recipe_no_longer_has_are_passed_over() -> None:
+    life, _ = lives_of(Decision("another", 3))
+    assert life.partition.sessions == {}
+    life, _ = lives_of(Decision("b", 3))
+    assert list(life.partition.sessions) == ["s"]
 
 
 def joined_operator(spec: Join) -> Operator:
