@@ -251,7 +251,6 @@ class _BranchState:
             out[max(first - start, 0) : None if end is None else max(end - start, 0)] = np.nan
 
     def snapshot(self) -> bytes:
-        rows = [(chunk.header, chunk.first_index) for chunk in self.rows]
         meta = {
             "stream": self.stream,
             "void": self.void,
@@ -259,10 +258,7 @@ class _BranchState:
             "runs": [first for first, _ in self.values],
         }
         arrays = {f"v{i}": data for i, (_, data) in enumerate(self.values)}
-        waiting = [
-            pack({"header": header, "first": first}, {"rows": c.data})
-            for (header, first), c in zip(rows, self.rows, strict=True)
-        ]
+        waiting = [pack({"header": c.header, "first": c.first_index}, {"rows": c.data}) for c in self.rows]
         return pack_list([pack(meta, arrays), self.stage.snapshot(), self.sampler.snapshot(), *waiting])
 
     def restore(self, snapshot: bytes) -> None:

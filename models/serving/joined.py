@@ -7,14 +7,15 @@ back from where the outputs stood when the first thing was taken that is in no s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Any
 
 from kymo.models.serving.outputs import Marks, Output
 from kymo.models.serving.sessions import GivenOutput, Session
-from kymo.models.serving.snapshots import SessionSnapshot
+from kymo.models.serving.snapshots import Floor, SessionSnapshot
 from kymo.processors.join import Decision, JoinStage, Wait
 from kymo.processors.windows import WindowStage
 from kymo.streams.chunk import Chunk
@@ -35,19 +36,17 @@ class Patience:
 class JoinedSession(Session):
     """Chain, and ledger of what came of each topic, of one session."""
 
-    upto: dict[str, int]
-
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.upto = {}  # by topic, the newest offset taken
+        self.upto: dict[str, int] = {}  # by topic, the newest offset taken
         self._held: dict[str, int] = {}  # by topic, the first offset that is in no snapshot
         self._changed = False  # something is in no snapshot
-        self.floor: Any = None  # where the outputs stood when the first of that was taken
+        self.floor: Floor | None = None  # where the outputs stood when the first of that was taken
         self.decided = 0  # how many decisions it has heard of
         self._came_s: dict[str, float] = {}  # by branch, when something last came
         self._things = 0  # taken since the snapshot
         self._since_s = 0.0
-        self._awake_s: float | None = None  # since when this life has the session
+        self._awake_s = math.inf  # when this life first took something of it
 
     @property
     def join(self) -> JoinStage:
@@ -56,11 +55,11 @@ class JoinedSession(Session):
         assert isinstance(entry, JoinStage)
         return entry
 
-    def touch(self, floor: Any, now_s: float, count: int) -> None:
+    def touch(self, floor: Callable[[], Floor], now_s: float, count: int) -> None:
         self.touched_s = now_s
-        self._awake_s = now_s if self._awake_s is None else self._awake_s
+        self._awake_s = min(self._awake_s, now_s)
         if not self._changed:
-            self._changed, self.floor, self._since_s, self._things = True, floor, now_s, 0
+            self._changed, self.floor, self._since_s, self._things = True, floor(), now_s, 0
         self._things += count
 
     def is_new(self, topic: str, offset: int) -> bool:
@@ -101,7 +100,7 @@ class JoinedSession(Session):
         decisions = list[Decision]()
         for wait in self.join.waits() if not self.ended else ():
             policy = patience[wait.stream]
-            silent_s = now_s - self._came_s.get(wait.stream, now_s if self._awake_s is None else self._awake_s)
+            silent_s = now_s - self._came_s.get(wait.stream, self._awake_s)
             if wait.back is not None:
                 decisions.append(Decision(wait.stream, wait.since, max(wait.back, self._published_end(marks))))
             elif (

@@ -134,15 +134,14 @@ class Partition:
                 self._wake_if_behind(name, handover.published[name])
         self.decisions, pending = handover.decisions, list[Pending]()
         for name, decisions in handover.decisions.items():
-            if name in handover.gone or not self._knows(
-                decisions
-            ):  # it has ended, or the recipe takes other inputs by now
+            # It has ended, or the recipe takes other inputs by now.
+            if name in handover.gone or not self._knows(decisions):
                 continue
             stored = self._asleep.get(name)
             if stored is None or stored.meta.get("decided", 0) < len(decisions):
                 session = self._wake(name, "")
                 assert isinstance(session, JoinedSession)
-                session.touch(handover.start, self._now_s(), 0)  # what comes of these may be published already
+                session.touch(lambda: handover.start, self._now_s(), 0)  # what comes of these may be published already
                 for decision in decisions[session.decided :]:
                     pending += self._decide(session, decision)
         return pending
@@ -173,7 +172,7 @@ class Partition:
         return self._decide(session, decision)
 
     def _decide(self, session: JoinedSession, decision: Decision) -> list[Pending]:
-        session.touch(self._floor(), self._now_s(), 1)
+        session.touch(self._floor, self._now_s(), 1)
         self._touched[session] = None
         self._stored.pop(session.name, None)
         return self._to_publish(session, session.decide(decision))
@@ -290,7 +289,7 @@ class Partition:
         session = run.session
         self.sessions[session.name] = self.sessions.pop(session.name)  # the last to be quiet
         self._touched[session] = None
-        session.touch(self._floor(), self._now_s(), len(run.records))
+        session.touch(self._floor, self._now_s(), len(run.records))
         session.sent_ms = run.records[-1].timestamp
         self._stored.pop(session.name, None)
         self._pushing = session
@@ -478,7 +477,8 @@ class Partition:
         """By topic, where it changed: the offset that may be committed, and where to begin to read the outputs back from there."""
         holds, out = self._update_holds(), {}
         self._touched = {session: None for session in self._touched if session.unsettled}
-        floors_of_joined = [session.floor for session in self._touched if isinstance(session, JoinedSession)]
+        joined = (session for session in self._touched if isinstance(session, JoinedSession))
+        floors_of_joined = [session.floor for session in joined if session.floor is not None]
         for topic in self.next_offset:
             offset = min((self._position(topic), *holds.get(topic, {}).values()))
             # What a session reads again takes no commit back: what comes of it stands behind the last one's floor.

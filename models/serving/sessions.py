@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from kymo.models.serving.outputs import ENDLESS, Marks, Output, Outputs
-from kymo.models.serving.snapshots import SessionSnapshot
+from kymo.models.serving.snapshots import Floor, SessionSnapshot
 from kymo.processors.chain import ChainStage
 from kymo.processors.intake import EntryStage
 from kymo.processors.spec import header_from_json, header_to_json
@@ -89,8 +89,8 @@ class Session:
         """Whether a chunk is the next one; another is looked at alone, and counted."""
         return chunk.first_index == self.next_index
 
-    def touch(self, floor: Any, now_s: float, count: int) -> None:
-        """So many records are about to be taken; the outputs stand at `floor`."""
+    def touch(self, floor: Callable[[], Floor], now_s: float, count: int) -> None:
+        """So many records are about to be taken; `floor` tells where the outputs stand."""
         self.touched_s = now_s
 
     def take(self, chunk: Chunk, places: Sequence[tuple[int, int]], topic: str = "") -> list[Output]:
