@@ -3,6 +3,9 @@
 Duplicates and late chunks are dropped and counted; short gaps are interpolated where the recipe says so; any other gap is a jump of the
 index, which no window spans. Samples that are NaN or infinite in any channel count as missing.
 
+Frames, and samples of an irregular stream, stay as they are: nothing is put between them. The latter keep their times; one whose time is
+before that of a sample, or a progress mark, that came earlier is dropped and counted.
+
 A processor that publishes a derived stream and a model agent that reads it share a chain: the one runs what stands before the window, the
 other the rest, which begins with :class:`Derived`. Which raw samples were interpolated travels with the chunks, so that windows come out
 as from the whole chain.
@@ -26,6 +29,7 @@ from kymo.streams.schema import Rules, Share, Whole
 from kymo.streams.units import factor
 
 _GAPS_KEPT = 64  # gaps remembered per session to tell a late chunk from a duplicate
+_NEVER = -(2**63)  # before all times
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Intake(Spec):
     units : tuple of str
         Units wanted, one a channel; empty for as they come. Known units are converted.
     dtype : str
-        float32 or float64: what the chain computes in.
+        float32 or float64: what the chain computes in. uint8 or jpeg: frames, taken as they come.
     bridge : int
         Gaps of up to this many samples are interpolated and do not speak against a window.
     fill : int
@@ -50,7 +54,7 @@ class Intake(Spec):
 
     channels: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
-    dtype: Annotated[str, Rules(enum=("float32", "float64"))] = "float32"
+    dtype: Annotated[str, Rules(enum=("float32", "float64", "uint8", "jpeg"))] = "float32"
     bridge: Whole = 0
     fill: Whole = 0
     max_missing: Share = 0.0
@@ -59,6 +63,11 @@ class Intake(Spec):
 
     def build(self) -> Stage:
         return IntakeStage(self)
+
+    @property
+    def frames(self) -> bool:
+        """Whether samples are images, which are taken as they come."""
+        return self.dtype in ("uint8", "jpeg")
 
     def columns(self, fmt: Format) -> list[int]:
         """Where the wanted channels stand in `fmt`."""
@@ -70,11 +79,25 @@ class Intake(Spec):
     def output(self, inputs: Mapping[str, Format]) -> Format:
         """The wanted channels, in the wanted units and dtype."""
         fmt = only(inputs)
-        if len(fmt.shape) != 1 or fmt.dtype in ("jpeg", "uint8"):
+        if self.frames:
+            if fmt.dtype != self.dtype:
+                raise FormatError(
+                    f"`{fmt.stream}`: samples are {fmt.dtype}{fmt.shape}, expected frames of {self.dtype}"
+                )
+        elif len(fmt.shape) != 1 or fmt.dtype in ("jpeg", "uint8"):
             raise FormatError(f"`{fmt.stream}`: samples are {fmt.dtype}{fmt.shape}, expected one number a channel")
         at = self.columns(fmt)
-        if not fmt.rate:
-            raise FormatError(f"`{fmt.stream}` has no fixed rate; a chain takes evenly sampled streams")
+        if self.frames and self.units:
+            raise FormatError(
+                f"input: units of `{fmt.stream}`, whose samples are frames of {self.dtype}, expected none"
+            )
+        if fmt.dtype == "jpeg" and at != list(range(len(fmt.channels))):
+            raise FormatError(
+                f"`{fmt.stream}`: images have all of {', '.join(fmt.channels)}, expected them in this order"
+            )
+        if (self.frames or not fmt.rate) and (self.bridge or self.fill):
+            why = "samples are frames" if self.frames else "is irregular"
+            raise FormatError(f"`{fmt.stream}` {why}: nothing can be put into a gap, expected no bridge and no fill")
         if len(self.units) not in (0, len(at)):
             raise FormatError(
                 f"input: {len(self.units)} units for the {len(at)} channels of `{fmt.stream}`, expected one each or none"
@@ -83,9 +106,14 @@ class Intake(Spec):
         if self.units and fmt.units:
             for i, unit in zip(at, self.units, strict=True):
                 factor(fmt.units[i], unit)
-        return replace(
-            fmt, channels=tuple(fmt.channels[i] for i in at), units=units, dtype=self.dtype, shape=(len(at),)
-        )
+        shape = (*fmt.shape[:-1], len(at)) if fmt.shape else ()
+        return replace(fmt, channels=tuple(fmt.channels[i] for i in at), units=units, dtype=self.dtype, shape=shape)
+
+
+def runs_of(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Where it is true: from, to."""
+    edges = np.flatnonzero(np.diff(np.concatenate((np.zeros(1, bool), mask, np.zeros(1, bool))).astype(np.int8)))
+    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
 class EntryStage(Stage):
@@ -131,12 +159,13 @@ class IntakeStage(EntryStage):
     def __init__(self, spec: Intake) -> None:
         super().__init__()
         self.spec = spec
-        self._dtype = np.dtype(spec.dtype)
+        self._dtype = np.dtype(object if spec.dtype == "jpeg" else spec.dtype)
         self._in: Header | None = None
         self._out: Header | None = None
         self._valid = -1  # index of the newest sample that was a number
         self._last: Array | None = None  # that sample, as it went out
         self._gaps: deque[tuple[int, int]] = deque(maxlen=_GAPS_KEPT)
+        self._newest_ns = _NEVER  # of an irregular stream: no sample behind is from before
 
     def _bind(self, header: Header) -> None:
         fmt = header.format
@@ -155,16 +184,18 @@ class IntakeStage(EntryStage):
 
     def push(self, item: Chunk) -> list[Chunk]:
         """Take a raw Chunk; give what of it is new and good."""
-        data, first = item.data, item.first_index
+        data, first, times = item.data, item.first_index, item.times_ns
         if not len(data):
-            return []
+            return self._note_mark(item, [])
         if self._in is None:
             self._seen = max(first, self._seen)
         if first < self._seen:
             self._count_old(first, item.end_index)
             if item.end_index <= self._seen:
-                return []  # before its header is looked at: what came late from before a re-anchored clock must change nothing
+                # Before its header is looked at: what came late from before a re-anchored clock must change nothing.
+                return self._note_mark(item, [])
             data, first = data[self._seen - first :], self._seen
+            times = None if times is None else times[-len(data) :]
         if item.header is not self._in:
             if item.header != self._in:
                 self._bind(item.header)
@@ -173,13 +204,34 @@ class IntakeStage(EntryStage):
         if first > self._seen:
             self._gaps.append((self._seen, first))
         self._seen = first + len(data)
-        if np.isfinite(values).all():
+        if times is not None:
+            return self._note_mark(item, self._timed(first, values, times))
+        if self.spec.frames or np.isfinite(values).all():
             return self._run(first, values)
         return self._pieces(first, values)
 
+    def _note_mark(self, item: Chunk, chunks: list[Chunk]) -> list[Chunk]:
+        """Remember what time an irregular stream says it has reached."""
+        if item.complete_ns is not None:
+            self._newest_ns = max(item.complete_ns, self._newest_ns)
+        return chunks
+
+    def _timed(self, first: int, values: Array, times_ns: NDArray[np.int64]) -> list[Chunk]:
+        """The runs of an irregular stream's samples that are numbers, and whose times do not go back."""
+        assert self._out is not None
+        newest = np.maximum(np.maximum.accumulate(times_ns), self._newest_ns)
+        good = in_order = times_ns >= newest
+        if not in_order.all():
+            self.counts["time_went_back"] += int((~in_order).sum())
+        if not self.spec.frames and not (finite := np.isfinite(values).all(axis=1)).all():
+            self.counts["not_a_number"] += int((~finite).sum())
+            good = in_order & finite
+        self._newest_ns = int(newest[-1])
+        return [Chunk(self._out, first + a, values[a:b], times_ns[a:b]) for a, b in runs_of(good)]
+
     def _convert(self, data: Array) -> Array:
         if self._columns is not None:
-            data = data[:, self._columns]
+            data = data[..., self._columns]
         if self._scale is None and data.dtype == self._dtype:
             return data
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and so is missing
@@ -195,8 +247,7 @@ class IntakeStage(EntryStage):
         """The runs of numbers between samples that are none."""
         good: NDArray[np.bool_] = np.asarray(np.isfinite(values).all(axis=1))
         self.counts["not_a_number"] += int(len(good) - good.sum())
-        edges = np.flatnonzero(np.diff(np.concatenate(([False], good, [False])).astype(np.int8)))
-        return [c for a, b in edges.reshape(-1, 2) for c in self._run(first + int(a), values[a:b])]
+        return [c for a, b in runs_of(good) for c in self._run(first + a, values[a:b])]
 
     def _run(self, first: int, values: Array) -> list[Chunk]:
         """Consecutive numbers, with the gap before them filled if it may be."""
@@ -245,6 +296,8 @@ class IntakeStage(EntryStage):
             "filled": self.filled,
             "gaps": list(self._gaps),
         }
+        if self._newest_ns != _NEVER:
+            meta["newest"] = self._newest_ns
         return pack(meta, {} if self._last is None else {"last": self._last})
 
     def restore(self, snapshot: bytes) -> None:
@@ -254,7 +307,7 @@ class IntakeStage(EntryStage):
         self._seen, self._valid = meta["seen"], meta["valid"]
         self.filled = [tuple(r) for r in meta["filled"]]
         self._gaps = deque((tuple(g) for g in meta["gaps"]), maxlen=_GAPS_KEPT)
-        self._last = arrays.get("last")
+        self._last, self._newest_ns = arrays.get("last"), meta.get("newest", _NEVER)
 
 
 def fill_lengths(rate: Fraction, bridge_ms: float, max_missing: float, window: int) -> tuple[int, int]:

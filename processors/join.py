@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.processors.chain import Chain
-from kymo.processors.intake import EntryStage, Intake
+from kymo.processors.intake import EntryStage, Intake, runs_of
 from kymo.processors.samplers import SAMPLERS, Sampler, SampleTimes, samples_a_tick
 from kymo.processors.spec import Spec, Stage, chain_digest, pack, pack_list, unpack, unpack_list
 from kymo.streams.chunk import Array, Chunk, Format, Header, signal_format
@@ -271,12 +271,6 @@ class _BranchState:
         self.sampler.restore(sampler)
 
 
-def _runs(mask: Mask) -> list[tuple[int, int]]:
-    """Where it is true: from, to."""
-    edges = np.flatnonzero(np.diff(np.concatenate((np.zeros(1, bool), mask, np.zeros(1, bool))).astype(np.int8)))
-    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
-
-
 class JoinStage(EntryStage):
     """Stage of :class:`Join`."""
 
@@ -391,12 +385,12 @@ class JoinStage(EntryStage):
             if branch_state.spec.required:
                 there &= present
             at += width
-        for a, b in _runs(there & some):
+        for a, b in runs_of(there & some):
             self._note_absent(start + a, all_there[a:b])
             yield Chunk(header, start + a, values[a:b])
 
     def _note_absent(self, first: int, whole: Mask) -> None:
-        for start, stop in _runs(~whole):
+        for start, stop in runs_of(~whole):
             begun = self.filled.pop()[0] if self.filled and self.filled[-1][1] == first + start else first + start
             self.filled.append((begun, first + stop, True))
 

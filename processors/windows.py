@@ -57,6 +57,10 @@ class Windows(Spec):
             If a window would hold no row, or windows do not start on rows.
         """
         fmt = only(inputs)
+        if not fmt.rate:
+            raise FormatError(
+                f"window: `{fmt.stream}` has no fixed rate, and windows count samples; join it with a stream that has one"
+            )
         if self.hop % fmt.step:
             raise FormatError(
                 f"window: a hop of {self.hop} samples is no multiple of the {fmt.step} samples between rows of `{fmt.stream}`; "

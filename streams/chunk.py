@@ -62,6 +62,8 @@ class Chunk:
     end: bool = False  # whether the session's stream ends behind this chunk (which may be empty)
     # of a derived chunk: ranges of raw samples beneath it that were interpolated (start, end, bridged)
     filled: tuple[tuple[int, int, bool], ...] = ()
+    # progress mark of an irregular stream: no sample behind this chunk is from before this Unix time, ns
+    complete_ns: int | None = None
 
     @property
     def session(self) -> str:

@@ -17,6 +17,7 @@ from strategies import imu, read_only
 
 from kymo.processors.chain import Chain
 from kymo.processors.intake import Intake
+from kymo.processors.spec import Spec
 from kymo.processors.steps.spectrogram import Spectrogram
 from kymo.processors.windows import Windows
 from kymo.streams.chunk import Array, Chunk, Header, Window, signal_format
@@ -320,12 +321,17 @@ def test_a_stream_whose_unit_changes_is_not_interpolated_across() -> None:
         (Intake(("z",)), imu(), "has no channel z"),
         (Intake(("c0",), ("V",)), imu(2, units=("g", "g")), "'g' cannot be converted to 'V'"),
         (Intake((), ("g",)), imu(2), "1 units for the 2 channels"),
-        (Intake(), imu(rate=0), "no fixed rate"),
+        (Intake(bridge=1), imu(rate=0), "is irregular: nothing can be put into a gap"),
+        (Chain((Intake(), Windows(2, 1))), imu(rate=0), "no fixed rate, and windows count samples"),
+        (Intake(dtype="uint8"), imu(), "expected frames of uint8"),
+        (Intake(dtype="uint8", fill=1), replace(imu(), dtype="uint8"), "samples are frames: nothing can be put"),
+        (Intake((), ("g", "g"), "uint8"), replace(imu(), dtype="uint8"), "units of `imu`, whose samples are frames"),
+        (Intake(("c1", "c0"), dtype="jpeg"), replace(imu(), dtype="jpeg", shape=()), "images have all of c0, c1"),
         (Intake(), replace(imu(), shape=(3, 2)), "expected one number a channel"),
         (Intake(), replace(imu(), dtype="jpeg", shape=()), "expected one number a channel"),
     ],
 )
-def test_what_it_cannot_take_is_named(spec: Intake, fmt: Any, says: str) -> None:
+def test_what_it_cannot_take_is_named(spec: Spec, fmt: Any, says: str) -> None:
     with pytest.raises(FormatError, match=says):
         spec.output({"imu": fmt})
 
@@ -346,3 +352,75 @@ def test_what_no_column_covers_does_not_count_as_missing_however_it_is_cut() -> 
         [rows(0, *values[:4]), rows(5, 5, 6)],
     ):
         assert [(w.start_index, w.missing) for w in run(chain, chunks)] == [(0, 0.0)]
+
+
+@st.composite
+def beats(draw: Any) -> tuple[list[Chunk], list[tuple[int, int, float]], int]:
+    """An irregular stream as it came: cut, repeated, with marks, times that go back, and samples that are no numbers.
+
+    What is wanted of it beside it: index, time and value; and how many times went back.
+    """
+    header = Header("s", 5, signal_format("ibi", ("x", "y"), 0, "float64", ("ms", "ms")))
+    at, now, newest, chunks = draw(st.sampled_from([0, 7])), 0, -(2**63), list[Chunk]()
+    wanted, back = list[tuple[int, int, float]](), 0
+    for _ in range(draw(st.integers(1, 8))):
+        steps = draw(st.lists(st.integers(0, 4), min_size=0, max_size=5))
+        now += draw(st.sampled_from([0, 1, 3, 3, -4]))
+        times = [now := now + step for step in steps]
+        values = [float("nan") if draw(st.integers(0, 5)) == 0 else float(at + i) for i in range(len(times))]
+        data = np.array([[0.0, value] for value in values]).reshape(-1, 2)
+        mark = draw(st.none() | st.integers(now - 3, now + 6))
+        chunks.append(Chunk(header, at, read_only(data), np.array(times, np.int64), False, (), mark))
+        for i, (time, value) in enumerate(zip(times, values, strict=True)):
+            back += time < newest
+            if time >= newest and not np.isnan(value):
+                wanted.append((at + i, time, value * 0.001))
+            newest = max(newest, time)
+        newest = max(newest, -(2**63) if mark is None else mark)
+        at += len(times) + draw(st.sampled_from([0, 0, 2]))
+        if draw(st.integers(0, 3)) == 0:
+            chunks.append(replace(draw(st.sampled_from(chunks)), complete_ns=None))
+    return chunks, wanted, back
+
+
+@given(beats(), st.integers(0, 99))
+@MANY
+def test_irregular_streams_keep_their_times_and_gaps(made: Any, restart: int) -> None:
+    chunks, wanted, back = made
+    spec = Intake(("y",), ("s",), "float64")
+    stage, came, went_back = spec.build(), [], 0
+    for i, chunk in enumerate(chunks):
+        if i == restart % len(chunks):
+            kept, went_back = stage.snapshot(), stage.counts["time_went_back"]
+            stage = spec.build()
+            stage.restore(kept)
+            assert stage.snapshot() == kept
+        for out in stage.push(chunk):
+            assert out.times_ns is not None
+            values = out.data[:, 0].tolist()
+            came += list(zip(range(out.first_index, out.end_index), out.times_ns.tolist(), values, strict=True))
+    assert came == wanted
+    assert went_back + stage.counts["time_went_back"] == back
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "jpeg"])
+@pytest.mark.parametrize("rate", [0, 15])
+def test_frames_are_taken_as_they_come(dtype: str, rate: int) -> None:
+    fmt = replace(signal_format("video", ("r", "g", "b"), rate, dtype), shape=() if dtype == "jpeg" else (2, 3, 3))
+    frames: Array = np.arange(5 * 18, dtype=np.uint8).reshape(5, 2, 3, 3)
+    if dtype == "jpeg":
+        frames = np.array([b"a", b"bc", b"d", b"e", b"f"], object)
+    times = np.array([3, 3, 9, 10, 40], np.int64)
+    spec, header = Intake(("r", "g", "b"), dtype=dtype), Header("s", 0, fmt)
+    cuts = [(0, 2), (1, 4), (4, 5)]
+    stage = spec.build()
+    out = [c for a, b in cuts for c in stage.push(Chunk(header, a, frames[a:b], None if rate else times[a:b]))]
+    assert [c.first_index for c in out] == [0, 2, 4]
+    assert np.concatenate([c.data for c in out]).tolist() == frames.tolist()
+    assert out[0].header.format == spec.output({"video": fmt}) == fmt
+    assert stage.counts == {"duplicates": 1}
+    if not rate:
+        assert [time for c in out if c.times_ns is not None for time in c.times_ns.tolist()] == times.tolist()
+    if dtype == "uint8":
+        (red,) = Intake(("r",), dtype=dtype).build().push(Chunk(header, 0, frames[:2], None if rate else times[:2]))
+        assert red.data.tolist() == frames[:2, :, :, :1].tolist()
