@@ -22,9 +22,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from kymo.models.registry import ALIASES, CHAMPION, SHIPPED, Entry, Registry, open_registry
 from kymo.models.registry.manifest import FORMAT, MANIFEST, MODEL, read_manifest, verify
-from kymo.processors.chain import Chain
+from kymo.processors.chain import Chain, PerWindow
 from kymo.processors.intake import Intake
+from kymo.processors.join import Join
 from kymo.processors.registry import spec_from_json
+from kymo.processors.spec import Spec
+from kymo.processors.steps.maps import Mask
 from kymo.processors.windows import Windows
 from kymo.streams.errors import BundleError, FormatError, RecipeError
 from kymo.streams.files import is_file_name
@@ -148,8 +151,12 @@ def check_model(recipe: Recipe) -> None:
 
 
 def raw_chain(chain: Chain) -> Chain:
-    """The intake and the window of a chain, without any step."""
-    return Chain(tuple(spec for spec in chain.specs if isinstance(spec, Intake | Windows)))
+    """The intake and the window of a chain, without any step; of several inputs their join, with what says which of them is missing."""
+    kept: list[Spec] = [spec for spec in chain.specs if isinstance(spec, Intake | Join | Windows)]
+    join, (_, behind) = kept[0], chain.cut_behind_window()
+    if isinstance(join, Join) and any(isinstance(step.spec, Mask) for step in behind):
+        kept.append(PerWindow(Mask().behind(join.channels, join.output({}))))
+    return Chain(tuple(kept))
 
 
 def input_shape(window: tuple[int, ...], layout: str) -> tuple[int, ...]:

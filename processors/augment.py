@@ -10,23 +10,28 @@ kind                  defined on          what it does to a window
 ``channel_dropout``   any                 sets channels to 0, never all of them
 ``time_mask``         any                 sets a stretch of rows to 0
 ``bin_mask``          spectrograms        sets a stretch of bins to 0
+``modality_dropout``  joins behind mask   takes inputs away, never all of them
 ====================  ==================  =======================================================================
 
 Signals are ``(n, time, channels)``, spectrograms ``(n, time, bins, channels)``. They act on what the model is given: behind
 ``standardise`` 0 is a channel's mean, and turning makes sense only where the axes of a group keep their unit (windows
 without that step). Every window is varied by itself, with probability `p`; the same generator gives the same windows, and
 what is given is never changed. Only training windows are varied.
+
+Where the last step is ``mask``, the channels that it adds are not varied: a row of an input that is not there is NaN to a variation and
+stays so, what a variation makes NaN is an input that is not there, and zeros and mask follow from that behind all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kymo.processors.steps.maps import Mask
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import TrainingError
 from kymo.streams.schema import Rules, Share
@@ -35,6 +40,8 @@ Random = np.random.Generator
 Windows = NDArray[np.float32]
 Factor = Annotated[float, Rules(minimum=0, maximum=10)]
 Augment = Callable[[Array, Random], Array]
+#: Where the channels of each input stand, by stream; empty where no ``mask`` says what is there of them.
+Inputs = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +50,7 @@ class Variation:
 
     p: Share = 0.5  # probability that a window is varied
 
-    def fit(self, fmt: Format) -> Callable[[Windows, Random], Windows]:
+    def fit(self, fmt: Format, inputs: Inputs) -> Callable[[Windows, Random], Windows]:
         """Give what varies windows of `fmt`."""
         return self.vary
 
@@ -59,7 +66,12 @@ class Jitter(Variation):
     share: Factor = 0.05
 
     def vary(self, windows: Windows, random: Random) -> Windows:
-        spread = windows.std(axis=tuple(range(1, windows.ndim - 1)), keepdims=True, dtype=np.float32)
+        spread = windows.std(axis=(rows := tuple(range(1, windows.ndim - 1))), keepdims=True, dtype=np.float32)
+        if np.isnan(spread).any():
+            there = ~np.isnan(windows)
+            share = there / np.maximum(there.sum(rows, keepdims=True), 1).astype(np.float32)  # of the mean
+            away = np.where(there, windows, 0) - np.where(there, windows * share, 0).sum(rows, keepdims=True)
+            spread = np.where(np.isnan(spread), np.sqrt((away**2 * share).sum(rows, keepdims=True)), spread)
         noisy: Windows = windows + np.float32(self.share) * spread * random.standard_normal(windows.shape, np.float32)
         return noisy
 
@@ -112,7 +124,7 @@ class ChannelDropout(Variation):
     def vary(self, windows: Windows, random: Random) -> Windows:
         visible = random.random((len(windows), windows.shape[-1])) >= self.share  # (n, channels)
         visible[np.arange(len(windows)), random.integers(windows.shape[-1], size=len(windows))] = True
-        return np.where(_over_rows(visible, windows), windows, np.float32(0))
+        return np.where(_over_rows(visible, windows) | np.isnan(windows), windows, np.float32(0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +141,7 @@ class TimeMask(Variation):
         places = np.arange(size)
         hidden = (places >= start[:, None]) & (places < (start + length)[:, None])
         others = tuple(axis for axis in range(1, windows.ndim) if axis != self.axis)
-        return np.where(np.expand_dims(hidden, others), np.float32(0), windows)
+        return np.where(np.expand_dims(hidden, others) & ~np.isnan(windows), np.float32(0), windows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +150,7 @@ class BinMask(TimeMask):
 
     axis: ClassVar[int] = 2
 
-    def fit(self, fmt: Format) -> Callable[[Windows, Random], Windows]:
+    def fit(self, fmt: Format, inputs: Inputs) -> Callable[[Windows, Random], Windows]:
         if len(fmt.shape) != 2:
             raise TrainingError(
                 f"[[train.augment]] bin_mask: defined on spectrograms (time, bins, channels), `{fmt.stream}` has "
@@ -156,7 +168,7 @@ class Rotate(Variation):
     groups: Annotated[tuple[tuple[str, str, str], ...], Rules(expected="arrays of three channel names each")] = ()
     together: bool = True  # all groups of a window turn as one (they sit in one device); else each by itself
 
-    def fit(self, fmt: Format) -> Callable[[Windows, Random], Windows]:
+    def fit(self, fmt: Format, inputs: Inputs) -> Callable[[Windows, Random], Windows]:
         if len(fmt.shape) != 1:
             raise TrainingError(
                 f"[[train.augment]] rotate: defined on signals (time, channels), `{fmt.stream}` has {len(fmt.shape) + 1} "
@@ -193,6 +205,48 @@ class Rotate(Variation):
         return matrices
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModalityDropout(Variation):
+    """Each input is gone with probability `share`, as one that is silent; of those that are there one, chosen at random, always stays."""
+
+    share: Share = 0.3
+    whole: Share = (
+        1.0  # of those that are gone, how many throughout the window; the others in a stretch of it, anywhere
+    )
+    inputs: tuple[str, ...] = ()  # the streams that may be gone; by default all
+
+    def fit(self, fmt: Format, inputs: Inputs) -> Callable[[Windows, Random], Windows]:
+        alone = [name for i, name in enumerate(fmt.channels) if not any(i in columns for columns in inputs.values())]
+        if not inputs or alone:
+            why = f"channel {alone[0]} is of no input alone" if inputs else f"`{fmt.stream}` is not so"
+            raise TrainingError(
+                f"[[train.augment]] modality_dropout: defined on windows of several [[input]]s whose last step is `mask`; {why}"
+            )
+        if unknown := [name for name in self.inputs if name not in inputs]:
+            raise TrainingError(
+                f"[[train.augment]] modality_dropout: no input {unknown[0]} among {', '.join(inputs)}; correct inputs"
+            )
+        columns = list(inputs.values())
+        droppable = np.array([not self.inputs or name in self.inputs for name in inputs])
+        return lambda windows, random: self._without(windows, random, columns, droppable)
+
+    def _without(self, windows: Windows, random: Random, columns: Sequence[Sequence[int]], droppable: Any) -> Windows:
+        out, count, rows, places = windows.copy(), *windows.shape[:2], np.arange(windows.shape[1])
+        there = np.stack([~np.isnan(windows[..., at[0]]).reshape(count, -1).all(1) for at in columns], 1)
+        gone = (random.random(there.shape) < self.share) & droppable  # (n, inputs)
+        # One stays: any that is there, but first of all one that may not be gone.
+        stays = np.where(there, random.random(there.shape) + ~droppable, -1).argmax(1)
+        gone[np.arange(count), stays] = False
+        length = random.integers(1, rows, there.shape, endpoint=True)
+        length = np.where(random.random(there.shape) < self.whole, rows, length)
+        start = random.integers(0, rows - length, endpoint=True)[..., None]
+        hidden = gone[..., None] & (places >= start) & (places < start + length[..., None])  # (n, inputs, rows)
+        for number, at in enumerate(columns):
+            for column in at:
+                out[..., column][hidden[:, number]] = np.nan
+        return out
+
+
 def three_axes(channels: Sequence[str]) -> list[tuple[str, str, str]]:
     """Find the triples of channels whose names differ only in one letter, x, y, z.
 
@@ -224,21 +278,46 @@ KINDS: dict[str, type[Variation]] = {
     "channel_dropout": ChannelDropout,
     "time_mask": TimeMask,
     "bin_mask": BinMask,
+    "modality_dropout": ModalityDropout,
 }
 #: Any of them, as ``[[train.augment]]`` says it.
 Augmentation = Annotated[Variation, Rules(kinds=KINDS)]
 
 
-def augmenter(variations: Sequence[Variation], fmt: Format) -> Augment:
-    """Give what varies batches of training windows."""
-    steps = [(variation.p, variation.fit(fmt)) for variation in variations]
+def augmenter(variations: Sequence[Variation], fmt: Format, mask: Mask | None = None) -> Augment:
+    """Give what varies batches of training windows of `fmt`, whose last step is `mask` where there is one."""
+    inputs: dict[str, list[int]] = {}
+    if mask is not None:
+        fmt = _before(mask, fmt)
+        for stream, names in zip(mask.inputs, mask.groups, strict=True):
+            inputs[stream] = [fmt.channels.index(name) for name in names]
+    steps = [(variation.p, variation.fit(fmt, inputs)) for variation in variations]
 
     def augment(windows: Array, random: Random) -> Array:
         varied: Windows = windows.astype(np.float32)
+        if inputs:
+            varied = _opened(varied, list(inputs.values()))
         for p, vary in steps:
             drawn = random.random(len(varied)) < p
             if drawn.any():
                 varied[drawn] = vary(varied[drawn], random)
-        return varied
+        return np.asarray(mask.apply(varied, fmt)) if mask is not None else varied
 
     return augment
+
+
+def _before(mask: Mask, fmt: Format) -> Format:
+    """The format that a mask takes, of the one that it gives."""
+    count = len(fmt.channels) - len(mask.added)
+    return replace(fmt, channels=fmt.channels[:count], units=fmt.units[:count], shape=(*fmt.shape[:-1], count))
+
+
+def _opened(windows: Windows, columns: Sequence[Sequence[int]]) -> Windows:
+    """Windows as they were before a mask: NaN where an input is not there."""
+    width = windows.shape[-1] - len(columns)
+    out = windows[..., :width].copy()
+    for number, at in enumerate(columns):
+        absent = windows[..., width + number] == 0
+        for column in at:
+            out[..., column][absent] = np.nan
+    return out

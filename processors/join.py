@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -148,6 +149,14 @@ class Join(Spec):
     def widths(self) -> list[int]:
         """Channels of each branch."""
         return [branch.sampled(branch.output({}), self.ticks)[1][-1] for branch in self.branches]
+
+    @property
+    def channels(self) -> dict[str, tuple[str, ...]]:
+        """By stream, which channels of the joined stream are its own."""
+        names = iter(self.output({}).channels)
+        return {
+            branch.stream: tuple(islice(names, width)) for branch, width in zip(self.branches, self.widths, strict=True)
+        }
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
         """Format of the joined stream; it is known from the branches alone."""

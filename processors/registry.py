@@ -11,7 +11,7 @@ from kymo.processors.intake import Derived, Intake
 from kymo.processors.join import Branch, Join
 from kymo.processors.spec import Spec
 from kymo.processors.steps.field import Deviation, Field
-from kymo.processors.steps.maps import Decibels, Log, Scale, Select, Standardise
+from kymo.processors.steps.maps import Decibels, Log, Mask, Scale, Select, Standardise
 from kymo.processors.steps.mel import AudioFbank, LogMel, Mel
 from kymo.processors.steps.resample import Resample
 from kymo.processors.steps.spectrogram import Spectrogram
@@ -34,6 +34,7 @@ _ALL: tuple[type[Spec], ...] = (
     Log,
     Decibels,
     Standardise,
+    Mask,
     Mel,
     LogMel,
     Resample,

@@ -117,6 +117,8 @@ STEP_EXAMPLES: list[tuple[str, dict[str, Any], Format]] = [
     ("audio_fbank", {"n_mels": 7, "frames": 30}, imu(2)),
     ("audio_fbank", {"n_mels": 3, "rate_hz": 8000, "frames": 0}, imu(1, "int16")),
     ("deviation", {"channels": ("b",), "usual": (1.5,)}, COLUMNS),
+    ("mask", {"inputs": ("imu.left", "eda"), "groups": (("c0", "c2"), ("c1",))}, imu(3)),
+    ("mask", {"inputs": ("imu",), "groups": (("b",),)}, COLUMNS),
     ("deviation", {"channels": ("c1", "c0"), "joint": ("c0", "c1"), "usual": (1.5, -2.0)}, imu(3, "int16")),
 ]
 

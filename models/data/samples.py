@@ -32,6 +32,7 @@ from kymo.models.zoo import ModelHead, Samples
 from kymo.processors.chain import Chain, PerWindow
 from kymo.processors.recipe.load import Recipe
 from kymo.processors.spec import Spec
+from kymo.processors.steps.maps import Mask
 from kymo.processors.windows import PaddedWindows
 from kymo.streams.chunk import Array, Format, Window
 from kymo.streams.errors import TrainingError
@@ -287,7 +288,9 @@ class SplitData:
             return None
         from kymo.processors.augment import augmenter
 
-        augment: Any = augmenter(self.recipe.train.augment, self.format)
+        last = self.chain.specs[-1]
+        mask = last.spec if isinstance(last, PerWindow) and isinstance(last.spec, Mask) else None
+        augment: Any = augmenter(self.recipe.train.augment, self.format, mask)
 
         def keep_padding(windows: Array, random: np.random.Generator) -> Array:
             """Vary what is there: zeros at the end are padding, which models know by them."""

@@ -26,9 +26,9 @@ from kymo.streams.chunk import Format
 from kymo.streams.errors import FormatError, RecipeError
 from kymo.streams.schema import nearest
 
-#: Steps that the compiler sets itself, and parameters that it sets on framed steps.
+#: Steps that the compiler sets itself, and parameters that it sets on framed steps and on `mask`.
 _COMPILER_STEPS = frozenset({"intake", "derived", "branch", "join", "windows", "padded_windows", "chain", "per_window"})
-_COMPILER_PARAMETERS = frozenset({"chunk_frames", "chunk_phase"})
+_COMPILER_PARAMETERS = frozenset({"chunk_frames", "chunk_phase", "inputs", "groups"})
 _WHOLE = Fraction(1, 100)  # of a sample
 
 

@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.processors.spec import MapSpec, only
-from kymo.processors.steps.maps import ChannelNames, check_learned, columns_of, float_of
+from kymo.processors.steps.maps import (
+    ChannelNames,
+    check_learned,
+    columns_of,
+    float_of,
+    mean_of_what_is_there,
+    with_more,
+)
 from kymo.streams.chunk import Array, Format, Window
 from kymo.streams.errors import FormatError
 from kymo.streams.schema import Rules
@@ -50,7 +57,7 @@ class Field(MapSpec):
         fmt = only(inputs)
         columns_of(self.name, (*self.acc, *self.mag), fmt)
         unit = _one_unit(self.name, self.mag, fmt)
-        return _with_more(self.name, fmt, DERIVED, (unit, unit, unit, "rad"))
+        return with_more(self.name, fmt, DERIVED, (unit, unit, unit, "rad"))
 
     def apply(self, data: Array, fmt: Format) -> Array:
         values: Real = data.astype(float_of(self.name, fmt), copy=False)
@@ -60,7 +67,7 @@ class Field(MapSpec):
         gravity = np.sqrt(acc[0] * acc[0] + acc[1] * acc[1] + acc[2] * acc[2])
         along = mag[0] * acc[0] + mag[1] * acc[1] + mag[2] * acc[2]
         square = mag[0] * mag[0] + mag[1] * mag[1] + mag[2] * mag[2]
-        vertical = np.divide(along, gravity, out=np.zeros_like(along), where=gravity > 0)
+        vertical = np.divide(along, gravity, out=np.zeros_like(along), where=gravity != 0)
         horizontal = np.sqrt(np.maximum(square - vertical * vertical, 0))
         out: Real = np.empty((*values.shape[:-1], values.shape[-1] + len(DERIVED)), values.dtype)
         out[..., : values.shape[-1]] = values
@@ -103,7 +110,7 @@ class Deviation(MapSpec):
         columns_of(self.name, self.channels, fmt)
         if not self.joint:
             return replace(fmt, dtype=float_of(self.name, fmt))
-        return _with_more(self.name, fmt, (JOINT,), (_one_unit(self.name, self.joint, fmt),))
+        return with_more(self.name, fmt, (JOINT,), (_one_unit(self.name, self.joint, fmt),))
 
     def apply(self, data: Array, fmt: Format) -> Array:
         if not self.usual:
@@ -123,10 +130,12 @@ class Deviation(MapSpec):
         for window in windows:
             at = columns_of(self.name, self.channels, window.header.format)
             rows: Real = np.asarray(window.data, np.float64).reshape(-1, window.data.shape[-1])
-            rows_of_means.append(rows[:, at].mean(0))
-        means = np.array(rows_of_means)  # (windows, channels)
-        check_learned(self.name, len(means), means)
-        return replace(self, usual=tuple(float(half_sample_mode(column)) for column in means.T))
+            mean, count, _ = mean_of_what_is_there(rows[:, at])
+            rows_of_means.append(np.where(count, mean, np.nan))
+        means = [column[~np.isnan(column)] for column in np.array(rows_of_means).reshape(-1, len(self.channels)).T]
+        never = [name for name, column in zip(self.channels, means, strict=True) if rows_of_means and not len(column)]
+        check_learned(self.name, len(rows_of_means), np.concatenate(means), never)
+        return replace(self, usual=tuple(float(half_sample_mode(column)) for column in means))
 
 
 def _one_unit(step: str, channels: tuple[str, ...], fmt: Format) -> str:
@@ -135,19 +144,6 @@ def _one_unit(step: str, channels: tuple[str, ...], fmt: Format) -> str:
     if len(units) > 1:
         raise FormatError(f"{step}: {', '.join(channels)} are in {', '.join(sorted(units))}, expected one unit")
     return units.pop()
-
-
-def _with_more(step: str, fmt: Format, channels: tuple[str, ...], units: tuple[str, ...]) -> Format:
-    """A format with channels behind its own; whole numbers become float32."""
-    if present := sorted(set(fmt.channels) & set(channels)):
-        raise FormatError(f"{step}: `{fmt.stream}` has a channel {present[0]} already")
-    return replace(
-        fmt,
-        channels=(*fmt.channels, *channels),
-        units=(*fmt.units, *units) if fmt.units else (),
-        shape=(*fmt.shape[:-1], len(fmt.channels) + len(channels)),
-        dtype=float_of(step, fmt),
-    )
 
 
 def half_sample_mode(values: Real) -> float:

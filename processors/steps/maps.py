@@ -1,11 +1,14 @@
-"""Small steps. In: samples, columns or windows of them. Out: the same, fewer, scaled, in logarithms, standardised.
+"""Small steps. In: samples, columns or windows of them. Out: the same, fewer, scaled, in logarithms, standardised, masked.
+
+In a window of several inputs NaN says that one of them is not there; each number that comes out is NaN where what it rests on is, until
+`mask` makes zeros of it.
 
 `docs/steps.md` tells what each parameter means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -133,7 +136,8 @@ class Decibels(MapSpec):
     def apply(self, data: Array, fmt: Format) -> Array:
         out = decibels(data, self.amin, float_of(self.name, fmt))
         if out.size:
-            out -= out.max(axis=tuple(range(out.ndim - 1)) if self.per == "channel" else None)
+            # Of what is there: `fmax` passes NaN over.
+            out -= np.fmax.reduce(out, axis=tuple(range(out.ndim - 1)) if self.per == "channel" else None)
         np.maximum(out, -self.top_db, out=out)
         if self.scaled:
             out *= 2 / self.top_db
@@ -186,26 +190,110 @@ class Standardise(MapSpec):
         """A Spec that has learned mean and standard deviation, from one pass over `windows`.
 
         Sums are kept in float64, window by window, by the update of Chan, Golub and LeVeque (The American Statistician
-        37 (1983) 242-247). What does not vary at all keeps its size (std 1).
+        37 (1983) 242-247). What does not vary at all keeps its size (std 1). What is not there, NaN, is passed over.
         """
-        count, mean, squares = 0, np.zeros(()), np.zeros(())
+        count: Any = 0  # where an input is missing, an array as `mean` is
+        mean, squares, channels = np.zeros(()), np.zeros(()), tuple[str, ...]()
         for window in windows:
-            data = np.asarray(window.data, np.float64)
+            data, channels = np.asarray(window.data, np.float64), window.header.format.channels
             rows = data.reshape(-1, data.shape[-1]) if self.per == "channel" else data
-            here, n = rows.mean(0), len(rows)
+            here, n, rows = mean_of_what_is_there(rows)
+            total = count + n
             delta = here - mean
-            squares = squares + ((rows - here) ** 2).sum(0) + delta**2 * (count * n / (count + n))
-            mean = mean + delta * (n / (count + n))
-            count += n
-        check_learned(self.name, count, squares)
+            squares = squares + ((rows - here) ** 2).sum(0) + delta**2 * (count * n / np.maximum(total, 1))
+            mean = mean + delta * (n / np.maximum(total, 1))
+            count = total
+        never = [name for i, name in enumerate(channels) if np.ndim(count) and not count[..., i].all()]
+        check_learned(self.name, np.max(count), squares, never)
         std = np.sqrt(squares / count)
         # Less than what rounding alone makes of a constant counts as no variation.
         std = np.where(std > 1e-12 * np.abs(mean), std, 1.0)
         return replace(self, mean=nested(mean), std=nested(std))
 
 
-def check_learned(step: str, count: int, numbers: Real) -> None:
-    """Refuse what was learned from so many windows or rows, where there was none or a number is not finite."""
+def mean_of_what_is_there(rows: Real) -> tuple[Real, Any, Real]:
+    """The mean of what is not NaN, how much that is (a number where it is all), and rows with the mean where nothing is."""
+    there = ~np.isnan(rows)
+    if there.all():
+        return rows.mean(0), len(rows), rows
+    count = there.sum(0)
+    mean = np.where(there, rows, 0).sum(0) / np.maximum(count, 1)
+    return mean, count, np.where(there, rows, mean)
+
+
+@dataclass(frozen=True)
+class Mask(MapSpec):
+    """Makes zeros of what is missing of a join's inputs, and adds a channel an input: 1 where it is there, 0 where it is not.
+
+    In a row an input is there if none of its numbers is NaN. Which channels are whose, a recipe fills in.
+    """
+
+    inputs: tuple[str, ...] = ()  # streams, in the order of the channels that are added: ``mask.STREAM``
+    groups: tuple[tuple[str, ...], ...] = ()  # the channels of each
+    name: ClassVar[str] = "mask"
+    before_window: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.inputs) != len(self.groups):
+            raise FormatError(f"mask: {len(self.inputs)} inputs, but channels of {len(self.groups)}")
+
+    def behind(self, inputs: Mapping[str, Sequence[str]], fmt: Format) -> Mask:
+        """The same for a join of `inputs` (channels by stream), behind steps that give `fmt`."""
+        kept = {stream: tuple(name for name in names if name in fmt.channels) for stream, names in inputs.items()}
+        kept = {stream: names for stream, names in kept.items() if names}
+        return replace(self, inputs=tuple(kept), groups=tuple(kept.values()))
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Names of the channels that say what is there."""
+        return tuple(f"mask.{stream}" for stream in self.inputs)
+
+    def output(self, inputs: Mapping[str, Format]) -> Format:
+        fmt = only(inputs)
+        if not self.inputs:
+            raise FormatError(
+                "mask: no channel of a [join] comes to it; it stands behind several [[input]]s, before steps that mix them"
+            )
+        for names in self.groups:
+            columns_of(self.name, names, fmt)
+        return with_more(self.name, fmt, self.added, ("",) * len(self.added))
+
+    def apply(self, data: Array, fmt: Format) -> Array:
+        width = data.shape[-1]
+        out: Real = np.empty((*data.shape[:-1], width + len(self.inputs)), float_of(self.name, fmt))
+        out[..., :width] = data
+        absent = np.isnan(out[..., :width])
+        inside = tuple(range(data.ndim - len(fmt.shape), data.ndim))
+        for number, names in enumerate(self.groups):
+            at = columns_of(self.name, names, fmt)
+            gone = np.asarray(absent[..., at].any(axis=inside, keepdims=True))  # of each row
+            absent[..., at] |= gone
+            out[..., width + number] = ~gone[..., 0]
+        out[..., :width][absent] = 0
+        return out
+
+
+def with_more(step: str, fmt: Format, channels: tuple[str, ...], units: tuple[str, ...]) -> Format:
+    """A format with channels behind its own; whole numbers become float32."""
+    if present := sorted(set(fmt.channels) & set(channels)):
+        raise FormatError(f"{step}: `{fmt.stream}` has a channel {present[0]} already")
+    return replace(
+        fmt,
+        channels=(*fmt.channels, *channels),
+        units=(*fmt.units, *units) if fmt.units else (),
+        shape=(*fmt.shape[:-1], len(fmt.channels) + len(channels)),
+        dtype=float_of(step, fmt),
+    )
+
+
+def check_learned(step: str, count: int, numbers: Real, never: Sequence[str] = ()) -> None:
+    """Refuse what was learned from so many windows or rows, where there was none, a number is not finite or a channel was `never` there."""
+    if never:
+        raise FormatError(
+            f"{step}: {', '.join(never)} missing in all windows that are learned from; add recordings with it, or leave its "
+            f"[[input]] out"
+        )
     if not count:
         raise FormatError(f"{step}: nothing to learn from, expected at least one window")
     if not np.isfinite(numbers).all():

@@ -130,7 +130,7 @@ class LogMel(Mel):
     def apply(self, data: Array, fmt: Format) -> Array:
         out: Real = super().apply(data, fmt)
         if self.top_db is not None and out.size:
-            np.maximum(out, out.max() - self.top_db, out=out)
+            np.maximum(out, np.fmax.reduce(out, axis=None) - self.top_db, out=out)
         return out
 
 

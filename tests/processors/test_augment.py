@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from kymo.processors.augment import KINDS, Augment, Augmentation, augmenter
+from kymo.processors.steps.maps import Mask
 from kymo.streams.chunk import Format, signal_format
 from kymo.streams.errors import TrainingError
 from kymo.streams.schema import SchemaError, kind_of
@@ -42,7 +43,7 @@ def augment(tables: list[dict[str, Any]], fmt: Format) -> Augment:
 @pytest.mark.parametrize("fmt", [SIGNAL, SPECTRUM])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_seed_gives_the_same_windows(kind: str, fmt: Format) -> None:
-    if (kind, fmt) in (("rotate", SPECTRUM), ("bin_mask", SIGNAL)):
+    if (kind, fmt) in (("rotate", SPECTRUM), ("bin_mask", SIGNAL)) or kind == "modality_dropout":
         with pytest.raises(TrainingError, match=f"{kind}: defined on"):
             augment([{"kind": kind}], fmt)
         return
@@ -161,3 +162,115 @@ def test_several_act_one_after_the_other() -> None:
 def test_wrong_tables_are_refused(table: dict[str, Any], message: str) -> None:
     with pytest.raises((SchemaError, TrainingError), match=message):
         augment([table], SIGNAL)
+
+
+# -- inputs of a join ------------------------------------------------------------------------------------------------
+
+MASK = Mask(("imu", "heart"), (("ax", "ay", "az"), ("heat",)))
+
+
+def behind_mask(fmt: Format, seed: int = 0) -> NDArray[np.float32]:
+    """Windows in which inputs are missing for a while, or throughout."""
+    data, random = windows(fmt, seed), np.random.default_rng(seed + 99)
+    data[: N // 4, :, ..., 3] = np.nan
+    for window in data[N // 4 : N // 2]:
+        first = random.integers(20)
+        window[first : first + random.integers(1, 9), ..., :3] = np.nan
+    out: NDArray[np.float32] = np.asarray(MASK.apply(data, fmt), np.float32)
+    return out
+
+
+def there(masked: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """By window, row and input, what the mask says; checked to be what the channels say."""
+    mask = masked[..., -2:].reshape(*masked.shape[:2], -1, 2)[:, :, 0] > 0
+    assert ((masked[..., -2:] == 0) | (masked[..., -2:] == 1)).all()
+    for number, columns in enumerate((slice(0, 3), slice(3, 4))):
+        assert (masked[..., columns][~mask[..., number]] == 0).all()
+        assert (np.ptp(masked[..., columns].reshape(*masked.shape[:2], -1), axis=2) >= 0).all()
+    return mask
+
+
+def varied_inputs(table: dict[str, Any], fmt: Format = SIGNAL, seed: int = 0) -> tuple[NDArray[np.float32], ...]:
+    given = behind_mask(fmt)
+    before = given.copy()
+    variations = [kind_of(Augmentation).take({"p": 1.0} | table)]
+    out = augmenter(variations, MASK.output({"s": fmt}), MASK)(given, np.random.default_rng(seed))
+    assert np.array_equal(given, before)
+    return given, np.asarray(out, np.float32)
+
+
+@pytest.mark.parametrize("fmt", [SIGNAL, SPECTRUM])
+def test_an_input_that_is_dropped_is_as_one_that_is_missing(fmt: Format) -> None:
+    given, out = varied_inputs({"kind": "modality_dropout", "share": 0.5}, fmt)
+    before, after = there(given), there(out)
+    assert not (after & ~before).any()
+    kept = np.repeat(after, (3, 1), 2).reshape(*after.shape[:2], *[1] * (len(fmt.shape) - 1), 4)
+    assert np.array_equal(out[..., :4], np.where(kept, given[..., :4], 0))
+    # Throughout the window or not at all; and never all that were there.
+    for number in range(2):
+        gone = (before & ~after)[..., number].any(1)
+        assert not after[gone][..., number].any()
+    assert (after.any((1, 2)) == before.any((1, 2))).all()
+    alone = before.any(1).sum(1) == 1
+    assert alone.any()
+    assert np.array_equal(out[alone], given[alone])
+    both = before.any(1).all(1)
+    # Half of the time it is the one that stays.
+    assert (before & ~after)[both].any(1).mean(0) == pytest.approx([0.25, 0.25], abs=0.06)
+    assert np.array_equal(varied_inputs({"kind": "modality_dropout", "share": 0.0}, fmt)[1], given)
+
+
+def test_an_input_may_drop_out_for_a_stretch() -> None:
+    given, out = varied_inputs({"kind": "modality_dropout", "share": 1.0, "whole": 0.0})
+    gone = (there(given) & ~there(out))[N // 2 :]  # where both were there throughout
+    assert (gone.any(1).sum(1) == 1).all()
+    stretches = gone.any(2)
+    assert all(np.count_nonzero(np.diff(np.r_[0, row.astype(int), 0])) == 2 for row in stretches)
+    assert set(stretches.sum(1)) == set(range(1, 21))
+    assert stretches.any(0).all()
+    mixed = varied_inputs({"kind": "modality_dropout", "share": 1.0, "whole": 0.5})[1][N // 2 :]
+    assert (~there(mixed)).any(2).all(1).mean() == pytest.approx(0.5 + 0.5 / 20, abs=0.08)
+
+
+def test_only_inputs_that_are_named_drop_out() -> None:
+    given, out = varied_inputs({"kind": "modality_dropout", "share": 1.0, "inputs": ["heart"]})
+    before, after = there(given), there(out)
+    assert np.array_equal(before[..., 0], after[..., 0])
+    assert not after[before[..., 0].any(1)][..., 1].any()
+    for table, why in (({"inputs": ["hart"]}, "no input hart among imu, heart"), ({}, "`imu` is not so")):
+        mask = MASK if table else None
+        fmt = MASK.output({"s": SIGNAL}) if table else SIGNAL
+        with pytest.raises(TrainingError, match=why):
+            augmenter([kind_of(Augmentation).take({"kind": "modality_dropout"} | table)], fmt, mask)
+    of_none = Mask(("imu", "heart"), (("ax", "ay"), ("heat",)))
+    with pytest.raises(TrainingError, match="channel az is of no input alone"):
+        augmenter([kind_of(Augmentation).take({"kind": "modality_dropout"})], of_none.output({"s": SIGNAL}), of_none)
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"modality_dropout", "bin_mask"}))
+def test_what_is_missing_stays_missing(kind: str) -> None:
+    """Other variations see what is there alone: by the same draw they do to it what they do without a mask."""
+    table = {"kind": kind} | ({"degrees": 90} if kind == "rotate" else {"share": 0.5})
+    given, out = varied_inputs(table)
+    before, after = there(given), there(out)
+    if kind == "time_warp":
+        assert (after.any(1) == before.any(1)).mean() > 0.9
+        assert not after[~before.any(1)[:, None] & np.ones((1, 20, 1), bool)].any()
+    else:
+        assert np.array_equal(before, after)
+    whole = before.all((1, 2))
+    assert whole.any()
+    plain = augmenter([kind_of(Augmentation).take({"p": 1.0} | table)], SIGNAL)(
+        given[..., :4].copy(), np.random.default_rng(0)
+    )
+    np.testing.assert_allclose(out[whole][..., :4], plain[whole], rtol=1e-6)
+    assert not np.array_equal(out[~whole], given[~whole])
+    assert np.isfinite(out).all()
+
+
+def test_noise_is_a_share_of_what_is_there() -> None:
+    given, out = varied_inputs({"kind": "jitter", "share": 0.5})
+    noise, present = (out - given)[..., 0], there(given)[..., 0]
+    for window, values, rows in zip(noise, given[..., 0], present, strict=True):
+        if rows.any():
+            assert np.abs(window[rows]).max() < 5 * 0.5 * values[rows].std() + 1e-3

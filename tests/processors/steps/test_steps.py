@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -18,8 +19,10 @@ from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import parse_recipe
 from kymo.processors.registry import make_step, spec_from_json
 from kymo.processors.steps.field import Deviation, Field, half_sample_mode
-from kymo.processors.steps.maps import Log, Scale, Select, Standardise
+from kymo.processors.steps.maps import Decibels, Log, Mask, Scale, Select, Standardise
+from kymo.processors.steps.mel import LogMel, Mel
 from kymo.processors.steps.resample import Resample
+from kymo.processors.steps.spectrogram import Spectrogram
 from kymo.streams.chunk import Chunk, Format, Header, Window, signal_format
 from kymo.streams.errors import FormatError
 
@@ -118,8 +121,10 @@ def test_standardise_says_what_is_missing() -> None:
         Standardise().apply(np.ones((1, 3)), IMU)
     with pytest.raises(FormatError, match="at least one window"):
         Standardise().fit([])
-    with pytest.raises(FormatError, match="not finite"):
+    with pytest.raises(FormatError, match="ay missing in all windows"):
         Standardise().fit(windows_of(np.array([[1.0, np.nan, 1.0]]), IMU, 1))
+    with pytest.raises(FormatError, match="not finite"):
+        Standardise().fit(windows_of(np.array([[1.0, np.inf, 1.0]]), IMU, 1))
     with pytest.raises(FormatError, match="train again"):
         Standardise((1.0, 1.0), (1.0, 1.0)).output({"imu": IMU})
 
@@ -271,8 +276,10 @@ def test_what_deviation_refuses() -> None:
         Deviation(("x",)).apply(np.zeros((4, 2)), form)
     with pytest.raises(FormatError, match="nothing to learn from"):
         Deviation(("x",)).fit([])
-    with pytest.raises(FormatError, match="not finite"):
+    with pytest.raises(FormatError, match="y missing in all windows"):
         Deviation(("y",)).fit(windows([np.nan]))
+    with pytest.raises(FormatError, match="not finite"):
+        Deviation(("y",)).fit(windows([np.inf]))
 
 
 RATE = Fraction(500)
@@ -387,3 +394,129 @@ def test_a_wrong_rate_is_named(chosen: dict[str, Any], words: str) -> None:
 def test_another_input_rate_is_refused() -> None:
     with pytest.raises(FormatError, match="has 500 Hz, expected 64"):
         Resample(rate_hz=32, from_hz=64).output({"imu": header().format})
+
+
+# -- what is missing of several inputs -------------------------------------------------------------------------------
+
+JOINED = signal_format("joined", ("x", "y", "pulse"), 100, "float32")
+OF_JOINED = Mask(("imu", "heart"), (("x", "y"), ("pulse",)))
+
+
+def with_holes(shape: tuple[int, ...], seed: int) -> Any:
+    """Powers, of which one input or the other is missing in some rows."""
+    random = np.random.default_rng(seed)
+    data = random.uniform(0.1, 9, shape).astype("float32")
+    for channels, share in ((slice(0, 2), 0.2), (slice(2, 3), 0.3)):
+        data[random.random(len(data)) < share, ..., channels] = np.nan
+    return data
+
+
+@pytest.mark.parametrize("bins", [(), (3,)])
+def test_mask_says_row_by_row_which_input_is_there(bins: tuple[int, ...]) -> None:
+    fmt = replace(JOINED, shape=(*bins, 3), units=("g", "g", "bpm"))
+    data = with_holes((40, *bins, 3), 1)
+    if bins:
+        data[7, 1, 2] = np.nan  # a number alone: the whole row of the input is not to be trusted
+    data[8, ..., 0] = np.nan
+    before, out = data.copy(), OF_JOINED.apply(data, fmt)
+    np.testing.assert_array_equal(data, before)
+    for row, result in zip(before, out, strict=True):
+        missing = [np.isnan(row[..., :2]).any(), np.isnan(row[..., 2]).any()]
+        expected = np.concatenate([row, np.ones((*bins, 2))], -1)
+        for number, channels in enumerate((slice(0, 2), slice(2, 3))):
+            if missing[number]:
+                expected[..., channels] = expected[..., 3 + number] = 0
+        np.testing.assert_array_equal(result, expected)
+    declared = OF_JOINED.output({"joined": fmt})
+    assert declared.channels == ("x", "y", "pulse", "mask.imu", "mask.heart")
+    assert (declared.units, declared.shape, declared.dtype) == (("g", "g", "bpm", "", ""), (*bins, 5), "float32")
+    assert spec_from_json(OF_JOINED.to_json()) == OF_JOINED
+    kept = Mask().behind({"imu": ("x", "y"), "heart": ("pulse",)}, replace(fmt, channels=("y", "z")))
+    assert (kept.inputs, kept.groups) == (("imu",), (("y",),))
+    with pytest.raises(FormatError, match=r"mask: no channel of a \[join\] comes to it"):
+        Mask().output({"joined": fmt})
+
+
+@pytest.mark.parametrize("per", ["channel", "bin"])
+def test_standardise_learns_from_what_is_there(per: str) -> None:
+    data = with_holes((60, 3, 3), 2) + 1e3
+    data[:20, ..., 2] = np.nan  # in the first windows not at all
+    fmt = replace(COLUMNS, channels=("x", "y", "pulse"), units=(), shape=(3, 3))
+    spec = Standardise(per=per).fit(iter(windows_of(data, fmt, 7)))
+    axes, wide = ((0, 1) if per == "channel" else (0,)), data.astype("float64")
+    np.testing.assert_allclose(spec.mean, np.nanmean(wide, axes), rtol=1e-13)
+    np.testing.assert_allclose(spec.std, np.nanstd(wide, axes), rtol=1e-9)
+    np.testing.assert_array_equal(np.isnan(spec.apply(data, fmt)), np.isnan(data))
+
+
+def test_standardise_of_one_input_is_the_same_to_the_bit() -> None:
+    data = np.random.default_rng(3).standard_normal((50, 3)) * 7 + 100
+    count, mean, squares = 0, np.zeros(()), np.zeros(())
+    for start in range(0, 50, 8):
+        rows = data[start : start + 8]
+        here, n = rows.mean(0), len(rows)
+        delta = here - mean
+        squares = squares + ((rows - here) ** 2).sum(0) + delta**2 * (count * n / (count + n))
+        mean, count = mean + delta * (n / (count + n)), count + n
+    spec = Standardise().fit(windows_of(data, IMU, 8))
+    assert spec.mean == tuple(mean.tolist())
+    assert spec.std == tuple(np.sqrt(squares / count).tolist())
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Log(db=True),
+        Scale(2.0, 1.0),
+        Decibels(),
+        Decibels(per="window", scaled=False),
+        Spectrogram(nperseg=8, noverlap=6),
+        Spectrogram(nperseg=8, noverlap=4, detrend="linear", mode="magnitude"),
+        Mel(n_fft=16, hop_length=4, n_mels=3),
+        LogMel(n_fft=16, hop_length=4, n_mels=3, top_db=20.0),
+        Chain((Resample(up=2, down=1),)),
+    ],
+    ids=lambda spec: spec.name,
+)
+def test_a_missing_input_leaves_the_others_as_they_are(spec: Any) -> None:
+    """And is NaN itself, wherever a number rests on it; `decibels` of a window take the largest of what is there."""
+    if spec.name in ("mel", "log_mel"):
+        pytest.importorskip("librosa")
+    data = np.random.default_rng(4).uniform(0.1, 9, (64, 3)).astype("float32")
+    data[:, 2] *= 0.1  # not the largest, nor within 20 dB of a larger one
+    holes = data.copy()
+    holes[20:30, 2] = np.nan
+
+    def through(samples: Any) -> Any:
+        if isinstance(spec, Chain):
+            chunks = spec.build().push(Chunk(Header("s", 0, JOINED), 0, samples))
+            return np.concatenate([chunk.data for chunk in chunks])
+        return spec.apply(samples, JOINED)
+
+    whole, out = through(data), through(holes)
+    np.testing.assert_array_equal(out[..., :2], whole[..., :2])
+    gone = np.isnan(out[..., 2]).reshape(len(out), -1)
+    assert (gone.any(1) == gone.all(1)).all()  # in all bins of a row or in none
+    assert 0 < gone.all(1).sum() < len(gone)
+    if spec.name != "decibels":
+        np.testing.assert_array_equal(out[~gone.any(1), ..., 2], whole[~gone.any(1), ..., 2])
+    holes[:, 2] = np.nan  # all of it
+    np.testing.assert_array_equal(through(holes)[..., :2], whole[..., :2])
+    assert np.isnan(through(holes)[..., 2]).all()
+
+
+def test_field_and_deviation_know_what_is_missing() -> None:
+    acc, mag = ("ax", "ay", "az"), ("mx", "my", "mz")
+    fmt = signal_format("joined", (*acc, *mag), 100, "float64")
+    data = np.random.default_rng(5).standard_normal((6, 6))
+    data[1, :3] = np.nan  # no gravity, so no vertical
+    data[2, 3:] = np.nan
+    out = Field(acc, mag).apply(data, fmt)[:, 6:]
+    assert np.isnan(out).tolist() == [[False] * 4, [False, True, True, True], [True] * 4, *[[False] * 4] * 3]
+    given = windows([50.0, 51.0, 49.9, 50.1])
+    given[1].data[:] = np.nan
+    given[2].data[1, 1] = 50.4  # the mean of what is there counts
+    given[2].data[0, 1] = np.nan
+    means = [np.nanmean(window.data[:, 1]) for window in (given[0], given[2], given[3])]
+    assert Deviation(("y",)).fit(given).usual == (half_sample_mode(np.array(means)),)
