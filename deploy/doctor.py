@@ -168,7 +168,7 @@ def check_recipe(name: str, settings: Settings) -> tuple[Recipe | None, list[Che
         recipe = load_recipe(name)
     except KymoError as error:
         return None, [Check("recipe", WRONG, str(error))]
-    rate = float(recipe.inputs[0].rate_hz)
+    rate = float(recipe.rate_hz)
     length, hop = recipe.window_length / rate, recipe.window_hop / rate
     checks = [Check("recipe", OK, f"{recipe.name}: windows of {length:g} s every {hop:g} s at {rate:g} Hz")]
     checks += [Check("recipe", NOTE, note) for note in recipe.notes]

@@ -94,7 +94,8 @@ def make_operator(part: Part, names: Names) -> Any:
         name, chain = steps_name(recipe), recipe.chain.split()[0]
         topic, inputs = names.for_stream(derived_format(recipe).stream), raw_topics(recipe, names)
         outputs = DerivedChunks(chain)
-        return Operator(name, f"{name}.processor", inputs, chain, outputs, topic, recipe.matches, outputs.encode)
+        operator = Operator(name, f"{name}.processor", inputs, chain, outputs, topic, recipe.matches, outputs.encode)
+        return dataclasses.replace(operator, patience=patience_of(recipe, names))
     fmt = part.input_format
     chain = (bundle.chain.split()[1] if part.reads_derived else bundle.chain).cut_behind_window()[0]
     heads = ("", *(head.name for head in recipe.heads))
@@ -117,7 +118,9 @@ def make_operator(part: Part, names: Names) -> Any:
 
     matches = derived_matches(fmt) if part.reads_derived else recipe.matches
     operator = Operator(recipe.name, state, inputs, chain, events, topic, matches, None, part.shadow, champion, anew)
-    return operator if part.reads_derived else dataclasses.replace(operator, listen=listen)
+    if part.reads_derived:
+        return operator
+    return dataclasses.replace(operator, listen=listen, patience=patience_of(recipe, names))
 
 
 def derived_matches(expected: Format) -> Callable[[Format], str | None]:
@@ -129,6 +132,14 @@ def derived_matches(expected: Format) -> Callable[[Format], str | None]:
         return None if equal else f"`{fmt.stream}` is not what the recipe's steps make"
 
     return matches
+
+
+def patience_of(recipe: Recipe, names: Names) -> dict[str, Any]:
+    """By input of a recipe that joins several, how long it is waited for."""
+    from kymo.models.serving.joined import Patience
+
+    tables = recipe.inputs if recipe.join is not None else ()
+    return {table.stream: Patience(names.for_stream(table.stream), table.lateness_s) for table in tables}
 
 
 def raw_topics(recipe: Recipe, names: Names) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kymo.models.bundle import UNKNOWN, Bundle
-from kymo.models.data.dataset import add_input, labels_of, stream_of, windows_of
+from kymo.models.data.dataset import add_input, labels_of, streams_of, windows_of
 from kymo.models.data.examples import asked_sets, targets_of, truth_at
 from kymo.models.lengths import doubt
 from kymo.models.predict import Classifier, Memory, Predictor
@@ -67,13 +67,13 @@ class Judgement:
 
     def windows(self, recipe: Recipe, recording: Recording) -> list[Window]:
         """The windows of a recording, which is noted; none where the recipe takes none of its streams."""
-        if (stream := stream_of(recording, recipe)) is None:
+        if not (streams := streams_of(recording, recipe)):
             return []
-        add_input(self.inputs, recording, stream)
+        add_input(self.inputs, recording, streams)
         self.sessions.setdefault(recording.path, []).append(recording.session)
-        if why := doubt(self.bundle.lengths, stream, recipe):
+        if why := "; ".join(filter(None, (doubt(self.bundle.lengths, stream, recipe) for stream in streams))):
             self.doubts[recording.session] = why
-        return windows_of(stream, self.bundle.chain)
+        return windows_of(streams, self.bundle.chain)
 
     def miss(self, recipe: Recipe, recording: Recording) -> None:
         """A recording gave no window: it counts once for each of its classes, and once for each number."""

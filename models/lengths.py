@@ -53,7 +53,8 @@ def sensors_of(channels: Sequence[str], units: Sequence[str]) -> dict[str, list[
 def lengths_of(stream: StreamData, recipe: Recipe, shares: Sequence[float] = (0.05, 0.95, 0.95)) -> Lengths:
     """Quantiles over a recording's windows by sensor, in the recipe's units: the last of the root of the mean square, others of the
     mean's length. Nothing where samples are no plain numbers."""
-    fmt, source = stream.header.format, recipe.inputs[0]
+    fmt = stream.header.format
+    source = recipe.input_of(fmt.stream) or recipe.inputs[0]
     if fmt.shape != (len(fmt.channels),) or np.dtype(stream.data.dtype).kind not in "fiu":
         return {}
     channels, units = source.channels or fmt.channels, source.units
@@ -65,13 +66,17 @@ def lengths_of(stream: StreamData, recipe: Recipe, shares: Sequence[float] = (0.
         return {}
     samples = stream.data[:, at].astype(np.float64) * scale
     samples = samples[np.isfinite(samples).all(1)]
-    windows = np.array_split(samples, max(1, len(samples) // recipe.window_length)) if len(samples) else []
+    length = max(1, round(recipe.window_length * source.rate_hz / recipe.rate_hz))
+    windows = np.array_split(samples, max(1, len(samples) // length)) if len(samples) else []
     names = sensors_of(channels, units or [fmt.units[i] for i in at if fmt.units])
-    found: Lengths = {}
+    found, prefix = Lengths(), "" if recipe.join is None else f"{source.stream} "
     for name, numbers in names.items() if windows else ():
         means = [np.linalg.norm(window[:, numbers].mean(0)) for window in windows]
         roots = [np.sqrt(np.square(window[:, numbers]).sum(1).mean()) for window in windows]
-        found[name] = [*np.quantile(means, shares[:-1]).tolist(), float(np.quantile(roots, shares[-1]))]
+        found[prefix + name] = [
+            *np.quantile(means, shares[:-1]).tolist(),
+            float(np.quantile(roots, shares[-1])),
+        ]
     return found
 
 

@@ -145,6 +145,7 @@ class Classifier:
                 values,
                 head.name,
                 window.missing,
+                list(window.absent),
             )
 
     def _classes(self, head: BundleHead, logits: list[float]) -> tuple[str, float, dict[str, float]]:

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from itertools import chain
 
 from kymo.models.bundle import UNKNOWN
-from kymo.models.data.dataset import stream_of, verdicts_on
+from kymo.models.data.dataset import chunks_of, streams_of, why_not
 from kymo.models.lengths import doubt
 from kymo.models.predict import BatchClassifier, Memory, Predictor
 from kymo.processors.chain import ChainStage
 from kymo.processors.recipe.load import Recipe
-from kymo.streams.chunk import Window
+from kymo.streams.chunk import Chunk, Window
 from kymo.streams.errors import KymoError
 from kymo.streams.events import Event
 from kymo.streams.recording import Recording, StreamData
-from kymo.streams.words import many
+from kymo.streams.words import NS, many
 
 BATCH_WINDOWS = 64
 CHUNK_MS = 100
@@ -95,12 +96,12 @@ def run(
     report = report if report is not None else Report()
     predictor = Predictor(classifier, recipe)
     for recording in _once(recordings, report):
-        stream = _choose(recipe, recording, report)
-        if stream is not None:
+        streams = _choose(recipe, recording, report)
+        if streams:
             report.matched += 1
-            if why := doubt(classifier.bundle.lengths, stream, recipe):
+            if why := "; ".join(filter(None, (doubt(classifier.bundle.lengths, s, recipe) for s in streams))):
                 report.doubts[recording.session] = why
-            yield from _session(recipe, stream, predictor, chunk_ms, report)
+            yield from _session(recipe, streams, predictor, chunk_ms, report)
 
 
 def _once(recordings: Iterable[Recording], report: Report) -> Iterator[Recording]:
@@ -117,35 +118,43 @@ def _once(recordings: Iterable[Recording], report: Report) -> Iterator[Recording
         yield recording
 
 
-def _why_silent(recipe: Recipe, stream: StreamData, with_gaps: int = 0) -> str:
-    """Why a stream that the recipe takes has no window."""
-    length, rate = recipe.window_length, float(recipe.inputs[0].rate_hz)
-    if stream.end_index - stream.first_index < length:
+def _why_silent(recipe: Recipe, streams: Sequence[StreamData], with_gaps: int = 0) -> str:
+    """Why streams that the recipe takes have no window."""
+    length, rate, stream = recipe.window_length, float(recipe.rate_hz), streams[0]
+    if len(streams) > 1:
+        start_ns, end_ns = max(s.start_ns for s in streams), min(s.end_ns for s in streams)
+        spans = ", ".join(f"{s.header.format.stream} {s.duration_s:g} s" for s in streams)
+        if (end_ns - start_ns) / NS < length / rate:
+            return (
+                f"its streams ({spans}) have {max(end_ns - start_ns, 0) / NS:g} s in common, less than a window of {length / rate:g} s; "
+                "look at their times, and at offset_ms of [[input]]"
+            )
+    elif stream.end_index - stream.first_index < length:
         return (
             f"it holds {stream.count} samples ({stream.count / rate:g} s), fewer than a window of {length} "
             f"({length / rate:g} s); shorten [window] length_s"
         )
     cut = f"{with_gaps} windows left out for too many missing samples" if with_gaps else "gaps cut every window"
-    return f"{cut} ({many(len(stream.pieces) - 1, 'gap')}); see bridge_ms and max_missing of [[input]]"
+    gaps = many(sum(len(s.pieces) - 1 for s in streams), "gap")
+    return f"{cut} ({gaps}); see bridge_ms and max_missing of [[input]]"
 
 
-def _choose(recipe: Recipe, recording: Recording, report: Report) -> StreamData | None:
-    """The stream that feeds the recipe; what is not taken is noted."""
-    stream = stream_of(recording, recipe)
-    report.counts["unmatched"] += len(recording.streams) - (stream is not None)
-    if stream is None:
-        reasons = "; ".join(str(why) for _, why in verdicts_on(recording, recipe))
-        report.unmatched[recording.session] = reasons or "it holds no raw stream"
-    return stream
+def _choose(recipe: Recipe, recording: Recording, report: Report) -> list[StreamData]:
+    """The streams that feed the recipe; what is not taken is noted."""
+    streams = streams_of(recording, recipe)
+    report.counts["unmatched"] += len(recording.streams) - len(streams)
+    if not streams:
+        report.unmatched[recording.session] = why_not(recording, recipe)
+    return streams
 
 
 def _session(
-    recipe: Recipe, stream: StreamData, predictor: Predictor, chunk_ms: int, report: Report
+    recipe: Recipe, streams: Sequence[StreamData], predictor: Predictor, chunk_ms: int, report: Report
 ) -> Iterator[Event]:
     before = report.events
     stage = predictor.bundle.chain.build()
     memory: Memory = []
-    for windows in _batches(stage, stream, chunk_ms):
+    for windows in _batches(stage, chunks_of(streams, predictor.bundle.chain, Fraction(chunk_ms, 1000))):
         predicted = predictor.predict(windows, [memory] * len(windows))
         emitted_ns = time.time_ns()
         for event in chain.from_iterable(predicted):
@@ -153,14 +162,14 @@ def _session(
             report.unknown += event.label == UNKNOWN
             yield replace(event, emitted_ns=emitted_ns)
     counts = stage.take_counts()
-    report.counts.update(counts, samples=stream.count)
+    report.counts.update(counts, samples=sum(stream.count for stream in streams))
     if report.events == before:
-        report.silent[stream.header.session] = _why_silent(recipe, stream, counts["windows_with_gaps"])
+        report.silent[streams[0].header.session] = _why_silent(recipe, streams, counts["windows_with_gaps"])
 
 
-def _batches(stage: ChainStage, stream: StreamData, chunk_ms: int) -> Iterator[list[Window]]:
+def _batches(stage: ChainStage, chunks: Iterable[Chunk]) -> Iterator[list[Window]]:
     waiting: list[Window] = []
-    for chunk in stream.chunks(max(1, round(stream.header.format.rate * chunk_ms / 1000))):
+    for chunk in chunks:
         waiting += stage.push(chunk)
         while len(waiting) >= BATCH_WINDOWS:
             yield waiting[:BATCH_WINDOWS]

@@ -151,12 +151,13 @@ class Chain(Spec):
             If no step stands before the window: then there is no derived stream.
         """
         at, first = self._window_at, self.specs[0]
-        if at < 2 or at == len(self.specs) or not isinstance(first, Intake):
+        if at < 2 or at == len(self.specs) or isinstance(first, Derived):
             raise FormatError(
                 "no step stands before the window, so there is no derived stream; run both roles in one worker"
             )
         before = Chain(self.specs[:at])
-        return before, Chain((Derived(before.derived_digest(), first.max_missing), *self.specs[at:]))
+        most = first.max_missing if isinstance(first, Intake) else 0.0
+        return before, Chain((Derived(before.derived_digest(), most), *self.specs[at:]))
 
     def cut_behind_window(self) -> tuple[Chain, tuple[PerWindow, ...]]:
         """What stands up to the window, and the steps behind it."""
@@ -191,9 +192,7 @@ class ChainStage(Stage):
         super().__init__()
         self.spec = spec
         self.stages = [s.build() for s in spec.specs]
-        first = spec.specs[0]
         self._intake = self.stages[0] if isinstance(self.stages[0], EntryStage) else None
-        self._max_missing = first.max_missing if isinstance(first, Intake | Derived) else 0.0
         # How an index at each stage's input maps back to the chain's input.
         self._before = [spec.specs[:i][::-1] for i in range(len(spec.specs))]
 
@@ -234,8 +233,9 @@ class ChainStage(Stage):
         admitted = []
         for item in items:
             if isinstance(item, Window):
-                item.missing, unbridged = self._missing(item)
-                if unbridged > self._max_missing:
+                length = item.end_index - item.start_index
+                covered = next((stage.covered for stage in self.stages if isinstance(stage, WindowStage)), length)
+                if not self._intake.admits(item, covered):
                     self.counts["windows_with_gaps"] += 1
                     continue
             elif isinstance(item, Chunk):
@@ -249,16 +249,6 @@ class ChainStage(Stage):
         fmt = chunk.header.format
         start, end = int(chunk.first_index * fmt.step), int((chunk.end_index - 1) * fmt.step) + fmt.span
         return tuple(gap for gap in self._intake.filled if gap[0] < end and start < gap[1])
-
-    def _missing(self, window: Window) -> tuple[float, float]:
-        """Shares interpolated, in all and unbridged, counting only what the rows rest on.
-
-        What lies behind the last row may not have come yet when the window is whole: it must not decide.
-        """
-        assert self._intake is not None
-        length = window.end_index - window.start_index
-        covered = next((s.covered for s in self.stages if isinstance(s, WindowStage)), length)
-        return self._intake.missing(window.start_index, window.start_index + covered, length)
 
     def _needs_behind_intake(self) -> list[int]:
         needs = []

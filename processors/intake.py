@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.processors.spec import Spec, Stage, chain_digest, only, pack, unpack
-from kymo.streams.chunk import Array, Chunk, Format, Header
+from kymo.streams.chunk import Array, Chunk, Format, Header, Window
 from kymo.streams.errors import FormatError
 from kymo.streams.schema import Rules, Share, Whole
 from kymo.streams.units import factor
@@ -125,8 +125,9 @@ class EntryStage(Stage):
         Ranges of raw samples that a window may still hold.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_missing: float = 0.0) -> None:
         super().__init__()
+        self._max_missing = max_missing
         self.filled: list[tuple[int, int, bool]] = []
         self._seen = 0  # index one past the newest sample taken
 
@@ -138,11 +139,16 @@ class EntryStage(Stage):
         """Hear of a :class:`~kymo.processors.join.Decision`; only an entry of several inputs does."""
         raise TypeError(f"{type(self).__name__} takes one input, and waits for none")
 
-    def missing(self, start: int, end: int, length: int) -> tuple[float, float]:
-        """Shares of `length` samples that were interpolated in ``[start, end)``: in all, and in gaps beyond the bridge."""
-        lengths = [(max(0, min(b, end) - max(a, start)), bridged) for a, b, bridged in self.filled]
-        total, unbridged = sum(n for n, _ in lengths), sum(n for n, bridged in lengths if not bridged)
-        return total / length, unbridged / length
+    def admits(self, window: Window, covered: int) -> bool:
+        """Say of a window what share of it was interpolated; whether it is to be judged.
+
+        Only the first `covered` of its samples count, on which its rows rest: what lies behind the last row may not have come
+        yet when the window is whole, and must not decide.
+        """
+        start, length = window.start_index, window.end_index - window.start_index
+        lengths = [(max(0, min(b, start + covered) - max(a, start)), bridged) for a, b, bridged in self.filled]
+        window.missing = sum(n for n, _ in lengths) / length
+        return sum(n for n, bridged in lengths if not bridged) / length <= self._max_missing
 
     def forget(self, before: int) -> None:
         """Forget interpolated ranges that end before sample `before`."""
@@ -157,7 +163,7 @@ class IntakeStage(EntryStage):
     """Stage of :class:`Intake`."""
 
     def __init__(self, spec: Intake) -> None:
-        super().__init__()
+        super().__init__(spec.max_missing)
         self.spec = spec
         self._dtype = np.dtype(object if spec.dtype == "jpeg" else spec.dtype)
         self._in: Header | None = None
@@ -344,7 +350,7 @@ class DerivedStage(EntryStage):
     """Stage of :class:`Derived`."""
 
     def __init__(self, spec: Derived) -> None:
-        super().__init__()
+        super().__init__(spec.max_missing)
         self.spec = spec
         self._in: Header | None = None
 

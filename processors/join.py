@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,12 @@ from kymo.processors.chain import Chain
 from kymo.processors.intake import EntryStage, Intake, runs_of
 from kymo.processors.samplers import SAMPLERS, Sampler, SampleTimes, samples_a_tick
 from kymo.processors.spec import Spec, Stage, chain_digest, pack, pack_list, unpack, unpack_list
-from kymo.streams.chunk import Array, Chunk, Format, Header, signal_format
+from kymo.streams.chunk import Array, Chunk, Format, Header, Window, signal_format
 from kymo.streams.errors import FormatError
 from kymo.streams.schema import Name, Rules
 
 Mask = NDArray[np.bool_]
+Ranges = list[tuple[int, int, bool]]  # from, to, bridged
 #: What the joined stream is called.
 JOINED = "joined"
 _TICKS = 4096  # that are put together at once
@@ -49,6 +50,8 @@ class Branch(Spec):
         ``block`` (all of them) or ``count``.
     required : bool
         Whether a tick without it is left out.
+    offset_ns : int
+        What its times are late by, ns: it is added to them.
     """
 
     stream: Name
@@ -56,6 +59,7 @@ class Branch(Spec):
     chain: Chain
     sample: Annotated[str, Rules(enum=tuple(SAMPLERS))] = "linear"
     required: bool = False
+    offset_ns: int = 0
     name: ClassVar[str] = "branch"
     after_window: ClassVar[bool] = False
 
@@ -219,6 +223,7 @@ class _BranchState:
         self.spec, self.stage = spec, spec.chain.build()
         self.sampler = Sampler(spec.sample, SampleTimes(0, ticks))
         self.stream = ""  # the one that feeds it
+        self._moved: tuple[Header, Header] | None = None  # the newest header, before and with the offset
         self.rows: list[Chunk] = []  # before the grid is known
         self.values: deque[tuple[int, Array]] = deque()
         self.void: list[tuple[int, int | None]] = []  # from, to
@@ -234,6 +239,17 @@ class _BranchState:
                     return None
                 tick = max(tick, stop)
         return None if self.ended else tick
+
+    def push(self, chunk: Chunk) -> list[Chunk]:
+        """Clean samples, at the branch's own rate."""
+        rows: list[Chunk] = self.stage.push(self._with_offset(chunk) if self.spec.offset_ns else chunk)
+        return rows + self.stage.flush() if chunk.end else rows
+
+    def _with_offset(self, chunk: Chunk) -> Chunk:
+        if self._moved is None or self._moved[0] is not chunk.header:
+            self._moved = chunk.header, replace(chunk.header, origin_ns=chunk.header.origin_ns + self.spec.offset_ns)
+        times_ns = None if chunk.times_ns is None else chunk.times_ns + self.spec.offset_ns
+        return replace(chunk, header=self._moved[1], times_ns=times_ns)
 
     def sample(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:
@@ -267,7 +283,9 @@ class _BranchState:
             "runs": [first for first, _ in self.values],
         }
         arrays = {f"v{i}": data for i, (_, data) in enumerate(self.values)}
-        waiting = [pack({"header": c.header, "first": c.first_index}, {"rows": c.data}) for c in self.rows]
+        waiting = [
+            pack({"header": c.header, "first": c.first_index, "filled": c.filled}, {"rows": c.data}) for c in self.rows
+        ]
         return pack_list([pack(meta, arrays), self.stage.snapshot(), self.sampler.snapshot(), *waiting])
 
     def restore(self, snapshot: bytes) -> None:
@@ -275,9 +293,23 @@ class _BranchState:
         meta, arrays = unpack(packed)
         self.stream, self.ended, self.void = meta["stream"], meta["ended"], [(a, b) for a, b in meta["void"]]
         self.values = deque((first, arrays[f"v{i}"]) for i, first in enumerate(meta["runs"]))
-        self.rows = [Chunk(m["header"], m["first"], a["rows"]) for m, a in map(unpack, waiting)]
+        self.rows = [
+            Chunk(m["header"], m["first"], a["rows"], filled=tuple((a, b, bool(c)) for a, b, c in m["filled"]))
+            for m, a in map(unpack, waiting)
+        ]
         self.stage.restore(stage)
         self.sampler.restore(sampler)
+
+
+def _joined_ranges(ranges: Ranges) -> Ranges:
+    """Ranges of ticks in their order, those that touch as one."""
+    joined: Ranges = []
+    for start, stop, bridged in sorted(ranges) if len(ranges) > 1 else ranges:
+        if joined and start <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(joined[-1][1], stop), bridged
+        else:
+            joined.append((start, stop, bridged))
+    return joined
 
 
 class JoinStage(EntryStage):
@@ -293,6 +325,7 @@ class JoinStage(EntryStage):
         self._tick = 0  # the next to leave
         self._header: Header | None = None
         self._session = ""
+        self._absent: dict[str, Ranges] = {}  # by branch, at which ticks it was not there
 
     def push(self, item: Chunk) -> list[Chunk]:
         """Take a chunk of any input; give the ticks that became whole."""
@@ -306,19 +339,28 @@ class JoinStage(EntryStage):
             return []
         if not branch_state.stream:
             branch_state.stream, self._session = item.stream, item.session
-        rows = branch_state.stage.push(item)
-        if item.end:
-            rows += branch_state.stage.flush()
+        rows = branch_state.push(item)
         self.counts.update(branch_state.stage.take_counts())
         if self._origin_ns is None:
             branch_state.rows += rows
             if branch_state is self._grid and rows:
                 self._begin(rows[0].header.origin_ns, rows[0].header.time_ns(rows[0].first_index))
         else:
-            branch_state.sample(rows)
+            self._sample(branch_state, rows)
         if item.end:
             branch_state.end()
         return self._advance()
+
+    def _sample(self, branch_state: _BranchState, rows: list[Chunk]) -> None:
+        branch_state.sample(rows)
+        ticks = branch_state.sampler.ticks
+        for chunk in rows:
+            times = SampleTimes(chunk.header.origin_ns, branch_state.spec.raw.rate)
+            for start, stop, _ in chunk.filled:  # the ticks that rest on an interpolated sample
+                first, end = ticks.first_at(times.time(start - 1) + 1), ticks.first_at(times.time(stop))
+                if first < end:
+                    self.filled.append((first, end, True))
+        self.filled = _joined_ranges(self.filled)
 
     def _begin(self, origin_ns: int, time_ns: int) -> None:
         ticks = SampleTimes(origin_ns, self.spec.ticks)
@@ -327,7 +369,7 @@ class JoinStage(EntryStage):
         for branch_state in self._branches:
             branch_state.sampler.ticks = ticks
             branch_state.sampler.begin(self._tick)
-            branch_state.sample(branch_state.rows)
+            self._sample(branch_state, branch_state.rows)
             branch_state.rows.clear()
             if branch_state.ended:
                 branch_state.end()
@@ -382,29 +424,43 @@ class JoinStage(EntryStage):
         header = self._header
         assert header is not None
         values = np.full((stop - start, *header.format.shape), np.nan, header.format.dtype)
-        there, at = np.ones(stop - start, bool), 0
-        some, all_there = np.zeros(stop - start, bool), np.ones(stop - start, bool)
+        there, some, at = np.ones(stop - start, bool), np.zeros(stop - start, bool), 0
+        absent: list[tuple[str, Mask]] = []
         for branch_state, width in zip(self._branches, self._widths, strict=True):
             part = values[..., at : at + width]
             branch_state.take(start, part)
             present = ~np.isnan(part.reshape(len(part), -1)).all(1)
             if branch_state.spec.sample != "count":
                 some |= present
-            all_there &= present
+            if not present.all():
+                absent.append((branch_state.spec.stream, ~present))
             if branch_state.spec.required:
                 there &= present
             at += width
+        for stream, mask in absent:
+            ranges = [(start + a, start + b, True) for a, b in runs_of(mask & there & some)]
+            self._absent[stream] = _joined_ranges([*self._absent.get(stream, ()), *ranges])
+            self.filled = _joined_ranges([*self.filled, *ranges])
         for a, b in runs_of(there & some):
-            self._note_absent(start + a, all_there[a:b])
             yield Chunk(header, start + a, values[a:b])
 
-    def _note_absent(self, first: int, whole: Mask) -> None:
-        for start, stop in runs_of(~whole):
-            begun = self.filled.pop()[0] if self.filled and self.filled[-1][1] == first + start else first + start
-            self.filled.append((begun, first + stop, True))
+    def admits(self, window: Window, covered: int) -> bool:
+        """Say of a window which inputs were not there at some of its ticks, too."""
+        start, stop = window.start_index, window.start_index + covered
+        streams = (branch.stream for branch in self.spec.branches)
+        window.absent = tuple(s for s in streams if any(a < stop and start < b for a, b, _ in self._absent.get(s, ())))
+        return super().admits(window, covered)
+
+    def forget(self, before: int) -> None:
+        super().forget(before)
+        self._absent = {stream: [r for r in ranges if r[1] > before] for stream, ranges in self._absent.items()}
 
     def flush(self) -> list[Chunk]:
         """Nothing more comes of any input."""
+        first = next((branch_state for branch_state in self._branches if branch_state.rows), None)
+        if first is not None:  # and nothing has come of the grid's
+            rows = first.rows[0]
+            self._begin(rows.header.origin_ns, rows.header.time_ns(rows.first_index))
         for branch_state in self._branches:
             if not branch_state.ended:
                 branch_state.end()
@@ -420,7 +476,8 @@ class JoinStage(EntryStage):
         }
 
     def snapshot(self) -> bytes:
-        meta = {"origin": self._origin_ns, "tick": self._tick, "session": self._session, "filled": self.filled}
+        meta: dict[str, Any] = {"origin": self._origin_ns, "tick": self._tick, "session": self._session}
+        meta |= {"filled": self.filled, "absent": self._absent}
         return pack_list([pack(meta), *(branch_state.snapshot() for branch_state in self._branches)])
 
     def restore(self, snapshot: bytes) -> None:
@@ -428,6 +485,7 @@ class JoinStage(EntryStage):
         meta, _ = unpack(packed)
         self._origin_ns, self._tick, self._session = meta["origin"], meta["tick"], meta["session"]
         self.filled = [(a, b, bool(c)) for a, b, c in meta["filled"]]
+        self._absent = {stream: [(a, b, True) for a, b, _ in ranges] for stream, ranges in meta["absent"].items()}
         if self._origin_ns is not None:
             self._header = Header(self._session, self._origin_ns, self.spec.output({}), chain_digest("", self.spec))
         for branch_state, part in zip(self._branches, branches, strict=True):

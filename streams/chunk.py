@@ -112,6 +112,7 @@ class Window:
     missing: float = 0.0  # share of the window's raw samples that were interpolated, 0 to 1
     # rows at its end that are zeros, since the session ended before it was whole; start and end tell of what is there
     padded: int = 0
+    absent: tuple[str, ...] = ()  # of several inputs, those that were not there at some of its samples
 
     @property
     def data(self) -> Array:

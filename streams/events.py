@@ -39,11 +39,15 @@ class Event:
     )
     head: Annotated[str, "which of the recipe's heads; empty for its own classes"] = ""
     missing: Annotated[Share, "share of the window's samples that were interpolated"] = 0.0
+    # left out of the JSON where there is none
+    absent: Annotated[list[str], "inputs that were not there at some of the window's samples"] = field(
+        default_factory=list
+    )
     emitted_ns: Annotated[int, "wall time of publication"] = 0  # the one that may differ between two runs
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object, members in the order of the attributes."""
-        return {name: getattr(self, name) for name in _NAMES}
+        return {name: getattr(self, name) for name in (_NAMES if self.absent else _ALWAYS)}
 
     def to_json(self, emitted_ns: int | None = None) -> bytes:
         """One line of JSON in UTF-8, its `emitted_ns` this one where one is given; equal events give equal bytes."""
@@ -79,6 +83,7 @@ class Event:
 #: JSON Schema (draft 2020-12) of an Event.
 EVENT_SCHEMA = json_schema(Event, "Event")
 _NAMES = tuple(EVENT_SCHEMA["properties"])
+_ALWAYS = tuple(name for name in _NAMES if name != "absent")
 
 
 def event_id(recipe: str, session: str, start_index: int, head: str = "") -> str:

@@ -24,6 +24,8 @@ class RecipeText(str):
 def _value(given: Any) -> str:
     if isinstance(given, Mapping):
         return "{ " + ", ".join(f"{key} = {_value(inner)}" for key, inner in given.items()) + " }"
+    if isinstance(given, list | tuple):
+        return f"[{', '.join(map(_value, given))}]"
     return json.dumps(given)
 
 

@@ -115,6 +115,7 @@ def test_recipe_tables() -> None:
     check_table("Top of the file", known(top=bad), {})
     check_table("`[source]`", known(f"[source]\n{bad}"), values_of(found.source))
     check_table("`[[input]]`", known(steps=bad), values_of(found.inputs[0]))
+    check_table("`[join]`", known(f"[join]\n{bad}"), {})
     check_table("`[window]`", known(bad), {"pad": False})
     assert found.model is not None
     check_table("`[model]`", {"architecture", "min_probability", "pool"}, values_of(found.model))

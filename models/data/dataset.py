@@ -1,16 +1,19 @@
 """Data sets. In: recordings and a recipe. Out: labelled windows, made by the chain that runs live.
 
-Training, the gate, evaluation and `kymo run` all ask :func:`stream_of` which stream of a recording a recipe takes, so that what is judged
-is what runs. A derived stream is what a chain made, never what a recipe takes.
+Training, the gate, evaluation and `kymo run` all ask :func:`streams_of` which streams of a recording a recipe takes, and send them
+through the chain as :func:`chunks_of` has them, so that what is judged is what runs. A derived stream is what a chain made, never what a
+recipe takes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -18,8 +21,9 @@ import numpy as np
 from kymo.models.data.examples import PLACE, Dataset, Example, asked_sets, bin_of, targets_of, truth_at
 from kymo.models.lengths import lengths_of, widen
 from kymo.processors.chain import Chain
+from kymo.processors.join import Join
 from kymo.processors.recipe.load import Recipe
-from kymo.streams.chunk import Window
+from kymo.streams.chunk import Chunk, Header, Window
 from kymo.streams.errors import TrainingError
 from kymo.streams.labels.labels import Cover, Label
 from kymo.streams.recording import Recording, StreamData
@@ -27,27 +31,58 @@ from kymo.streams.recording import Recording, StreamData
 _CHUNK_SAMPLES = 8192
 
 
-def stream_of(recording: Recording, recipe: Recipe) -> StreamData | None:
-    """Take the raw stream that matches; of several the one that begins first, as online."""
-    streams = [stream for stream, why in verdicts_on(recording, recipe) if why is None]
-    return min(streams, key=lambda stream: stream.start_ns, default=None)
+def streams_of(recording: Recording, recipe: Recipe) -> list[StreamData]:
+    """Take the raw streams that feed a recipe, one an input; of several that would the one that begins first, as online.
+
+    None where the recording lacks one that the recipe requires.
+    """
+    streams: dict[str, StreamData] = {}
+    for stream, why in sorted(_verdicts(recording, recipe), key=lambda verdict: verdict[0].start_ns):
+        table = recipe.input_of(stream.header.format.stream)
+        if why is None and table is not None:
+            streams.setdefault(table.stream, stream)
+    lacks = any(table.required and table.stream not in streams for table in recipe.inputs)
+    return [] if lacks else [streams[table.stream] for table in recipe.inputs if table.stream in streams]
 
 
-def verdicts_on(recording: Recording, recipe: Recipe) -> list[tuple[StreamData, str | None]]:
+def why_not(recording: Recording, recipe: Recipe) -> str:
+    """Say why a recipe does not take a recording: what is wrong with each stream, or what is missing."""
+    verdicts = _verdicts(recording, recipe)
+    reasons = [why for _, why in verdicts if why is not None]
+    taken = {recipe.input_of(stream.header.format.stream) for stream, why in verdicts if why is None}
+    missing = [f"`{table.stream}`" for table in recipe.inputs if table.required and table not in taken]
+    if taken and missing:
+        reasons.append(f"there is no {' and no '.join(missing)}, which the recipe requires")
+    return "; ".join(reasons) or "it holds no raw stream"
+
+
+def _verdicts(recording: Recording, recipe: Recipe) -> list[tuple[StreamData, str | None]]:
     """List each raw stream, with why the recipe does not take it; None where it does."""
     return [(s, recipe.matches(s.header.format)) for s in recording.streams if not s.header.chain]
 
 
-def stream_windows(stream: StreamData, chain: Chain) -> Iterator[Window]:
-    """Send one stream through the chain's stages, window by window."""
+def chunks_of(streams: Sequence[StreamData], chain: Chain, seconds: Fraction) -> Iterator[Chunk]:
+    """Cut streams into chunks of a length in seconds, those of several by time; before them the end marks of inputs that are not there."""
+    entry = chain.specs[0]
+    taken = {entry.takes(stream.header.format.stream) for stream in streams} if isinstance(entry, Join) else ()
+    for branch in entry.branches if isinstance(entry, Join) else ():
+        if branch not in taken:
+            fmt = branch.raw
+            yield Chunk(Header(streams[0].header.session, 0, fmt), 0, np.empty((0, *fmt.shape), fmt.dtype), end=True)
+    parts = [stream.chunks(max(1, round(stream.header.format.rate * seconds))) for stream in streams]
+    yield from parts[0] if len(parts) == 1 else heapq.merge(*parts, key=lambda chunk: chunk.start_ns)
+
+
+def iter_windows(streams: Sequence[StreamData], chain: Chain) -> Iterator[Window]:
+    """Send the streams that feed a recipe through its chain, window by window."""
     stage = chain.build()
-    for chunk in stream.chunks(_CHUNK_SAMPLES):
+    for chunk in chunks_of(streams, chain, _CHUNK_SAMPLES / max(stream.header.format.rate for stream in streams)):
         yield from stage.push(chunk)
     yield from stage.flush()
 
 
-def windows_of(stream: StreamData, chain: Chain) -> list[Window]:
-    return list(stream_windows(stream, chain))
+def windows_of(streams: Sequence[StreamData], chain: Chain) -> list[Window]:
+    return list(iter_windows(streams, chain))
 
 
 def labels_of(recording: Recording, recipe: Recipe) -> list[Label]:
@@ -88,17 +123,18 @@ def iter_examples(
         if foreign := sum(label.set not in sets for label in recording.labels):
             dataset.notes["labels of another set left out"] += foreign
         dataset.notes.update(_placed(note, recording.session) for note in recording.notes)
-        stream = stream_of(recording, recipe)
-        if stream is None:
-            dataset.notes[_why_not_taken(recording, recipe)] += 1
+        streams = streams_of(recording, recipe)
+        if not streams:
+            dataset.notes[f"recordings not taken: {why_not(recording, recipe)}"] += 1
             continue
-        widen(dataset.lengths, lengths_of(stream, recipe))
-        dataset.longest_s = max(dataset.longest_s, stream.duration_s)
-        checksum = thread.submit(add_input, dataset.inputs, recording, stream)
+        for stream in streams:
+            widen(dataset.lengths, lengths_of(stream, recipe))
+            dataset.longest_s = max(dataset.longest_s, stream.duration_s)
+        checksum = thread.submit(add_input, dataset.inputs, recording, streams)
         known = (recording.session, recording.subject or "", recording.path, dict(recording.metadata))
         cover = Cover(labels)
         targets_at = targets_of(recording.labels, recipe.heads)
-        for window in stream_windows(stream, chain):
+        for window in iter_windows(streams, chain):
             counts["windows"] += 1
             targets = targets_at(window.start_ns, window.end_ns)
             label = truth_at(recipe, cover, window.start_ns, window.end_ns, targets)
@@ -119,11 +155,6 @@ def _placed(note: str, session: str) -> str:
     return f"{session}: {note}" if PLACE.search(note) else note
 
 
-def _why_not_taken(recording: Recording, recipe: Recipe) -> str:
-    reasons = [why for _, why in verdicts_on(recording, recipe)]
-    return f"recordings not taken: {reasons[0] if reasons else 'no raw stream'}"
-
-
 def _check(dataset: Dataset, counts: Mapping[str, int], recipe: Recipe) -> None:
     if not counts.get("recordings"):
         raise TrainingError("the data holds no recording; name files or folders with --data")
@@ -131,7 +162,7 @@ def _check(dataset: Dataset, counts: Mapping[str, int], recipe: Recipe) -> None:
         reason = next(note for note in dataset.notes if note.startswith("recordings not taken"))
         raise TrainingError(f"none of {counts['recordings']} recordings fits recipe `{recipe.name}`; {reason}")
     if not counts.get("windows"):
-        length_s = float(recipe.window_length / recipe.inputs[0].rate_hz)
+        length_s = float(recipe.window_length / recipe.rate_hz)
         raise TrainingError(
             f"no window of {length_s:g} s fits into the recordings (the longest has {dataset.longest_s:g} s, gaps "
             f"included); shorten [window] length_s, or allow gaps with bridge_ms or max_missing in [[input]]"
@@ -151,13 +182,18 @@ def _check(dataset: Dataset, counts: Mapping[str, int], recipe: Recipe) -> None:
         )
 
 
-def add_input(inputs: dict[str, dict[str, Any]], recording: Recording, stream: StreamData) -> None:
+def add_input(inputs: dict[str, dict[str, Any]], recording: Recording, streams: Sequence[StreamData]) -> None:
     """Count a recording among the inputs of its path, and carry on their checksum of samples and labels."""
+    entry = inputs.setdefault(recording.path, {"recordings": 0, "sha256": ""})
+    entry["recordings"] += 1
+    for stream in streams:
+        entry["sha256"] = _carry_on(entry["sha256"], recording, stream)
+
+
+def _carry_on(checksum: str, recording: Recording, stream: StreamData) -> str:
     labels = [(label.start_ns, label.end_ns, label.label) for label in recording.labels]
     digest = hashlib.sha256(repr((recording.session, stream.header, stream.first_index, labels)).encode())
     for first, samples in stream.pieces:
         digest.update(first.to_bytes(8, "little", signed=True))
         digest.update(np.ascontiguousarray(samples).data)
-    entry = inputs.setdefault(recording.path, {"recordings": 0, "sha256": ""})
-    entry["recordings"] += 1
-    entry["sha256"] = hashlib.sha256((entry["sha256"] + digest.hexdigest()).encode()).hexdigest()
+    return hashlib.sha256((checksum + digest.hexdigest()).encode()).hexdigest()

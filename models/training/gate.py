@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.models.bundle import Bundle, load_bundle, promote
-from kymo.models.data.dataset import labels_of, stream_of
+from kymo.models.data.dataset import labels_of, streams_of
 from kymo.models.data.splits import group_name, hold_out_by_name, split_kind
 from kymo.models.evaluate import judge_recordings
 from kymo.models.registry import open_registry, tell
@@ -202,7 +202,7 @@ def plan_of(recipe: Recipe, paths: tuple[str, ...], share: float = 0.25) -> Gate
     labelled: list[tuple[str, str, set[str]]] = []  # session, subject, classes
     digest = hashlib.sha256()
     for recording in read(paths, recipe.read_options()):
-        if stream_of(recording, recipe) is None:  # another recipe's
+        if not streams_of(recording, recipe):  # another recipe's
             continue
         labels = sorted((label.start_ns, label.end_ns, label.label) for label in labels_of(recording, recipe))
         digest.update(repr((recording.session, recording.start_ns, recording.end_ns, labels)).encode())

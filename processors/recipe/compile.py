@@ -16,7 +16,8 @@ from typing import Any
 
 from kymo.processors.chain import Chain, PerWindow
 from kymo.processors.intake import Intake, fill_lengths
-from kymo.processors.recipe.tables import RecipeTables, Steps, WindowTable
+from kymo.processors.join import Branch, Join
+from kymo.processors.recipe.tables import InputTable, RecipeTables, Steps, WindowTable
 from kymo.processors.recipe.toml import Document, toml_value
 from kymo.processors.registry import STEPS, make_step
 from kymo.processors.spec import Spec
@@ -50,13 +51,13 @@ class PlacedStep:
 
 def compile_chain(document: Document, tables: RecipeTables) -> tuple[Chain, Windows, tuple[str, ...]]:
     """Make a recipe's chain, from raw chunks to windows; notes say what had to move behind the window."""
-    source, table = tables.input[0], tables.window
-    length, hop = (_samples(document, table, key, source.rate_hz) for key in ("length_s", "hop_s"))
-    bridge, fill = fill_lengths(source.rate_hz, source.bridge_ms, source.max_missing, length)
-    intake = Intake(source.channels, source.units, source.dtype, bridge, fill, source.max_missing)
+    table, rate = tables.window, tables.rate_hz
+    length, hop = (_samples(document, table, key, rate) for key in ("length_s", "hop_s"))
+    entry: Spec = _join(document, tables) if tables.join is not None else _intake(tables.input[0], length)
     windows = PaddedWindows(length, hop) if table.pad else Windows(length, hop)
     steps = _read_steps(document, tables.steps, "steps")
-    formats = [intake.output({source.stream: source.format})]
+    where = ("input", 0) if tables.join is None else ("join",)
+    formats = [PlacedStep(entry, partial(document.error, where)).behind(tables.input[0].format)[1]]
     before: list[Spec] = []
     for step in steps:
         spec, out = step.behind(formats[-1])
@@ -67,12 +68,37 @@ def compile_chain(document: Document, tables: RecipeTables) -> tuple[Chain, Wind
     moved = steps[len(before) :]
     _, fmt = PlacedStep(windows, partial(document.error, ("window",))).behind(formats[-1])
     behind = _behind([*moved, *_read_steps(document, table.steps, "window", "steps")], fmt, hop)
-    chain = Chain((intake, *align(before, formats, windows), windows, *behind))
+    chain = Chain((entry, *align(before, formats, windows), windows, *behind))
     return chain, windows, _moved_notes(moved, formats[-1], windows)
 
 
-def _read_steps(document: Document, steps: Steps, *table: str) -> list[PlacedStep]:
-    """Read ``[[steps]]`` or ``[[window.steps]]``."""
+def _intake(table: InputTable, window: int) -> Intake:
+    """Make the entry of an input, of whose samples a window holds so many."""
+    bridge, fill = fill_lengths(table.rate_hz, table.bridge_ms, table.max_missing, window)
+    return Intake(table.channels, table.units, table.dtype, bridge, fill, table.max_missing)
+
+
+def _join(document: Document, tables: RecipeTables) -> Join:
+    """Make the entry of several inputs."""
+    assert tables.join is not None
+    branches = []
+    for i, table in enumerate(tables.input):
+        specs: list[Spec] = [_intake(table, 0)]
+        fmt = specs[0].output({table.stream: table.format})
+        for step in _read_steps(document, table.steps, "input", i, "steps"):
+            spec, fmt = step.behind(fmt)
+            specs.append(spec)
+        chain, offset_ns = Chain(tuple(specs)), round(table.offset_ms * 10**6)
+        rate = str(table.rate_hz)
+        branches.append(Branch(table.stream, rate, chain, table.sample, table.required, offset_ns))
+    try:
+        return Join(tuple(branches), str(tables.join.rate_hz), tables.join.grid)
+    except FormatError as error:
+        raise document.error(("join",), str(error)) from None
+
+
+def _read_steps(document: Document, steps: Steps, *table: str | int) -> list[PlacedStep]:
+    """Read ``[[steps]]``, ``[[input.steps]]`` or ``[[window.steps]]``."""
     placed = []
     for i, step in enumerate(steps):
         fail = partial(document.error, (*table, i))

@@ -6,12 +6,13 @@ recipe fails when it is loaded. Times stand in seconds, rates in hertz; windows 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from kymo.processors.chain import Chain
+from kymo.processors.join import Join
 from kymo.processors.recipe.compile import compile_chain
 from kymo.processors.recipe.tables import InputTable, RecipeTables
 from kymo.processors.recipe.toml import Document
@@ -39,7 +40,7 @@ class Recipe(RecipeTables):
 
     @property
     def inputs(self) -> tuple[InputTable, ...]:
-        """What it takes; exactly one for now."""
+        """What it takes; several only with a ``[join]``."""
         return self.input
 
     @property
@@ -49,10 +50,11 @@ class Recipe(RecipeTables):
 
     def read_options(self) -> ReadOptions:
         """How files become this recipe's sessions."""
-        inputs = tuple(InputOptions(i.stream, i.channels, i.rate_hz, i.units) for i in self.inputs)
-        inputs = (replace(inputs[0], takes=self.taken_units), *inputs[1:])
         return ReadOptions(
-            inputs=inputs,
+            inputs=tuple(
+                InputOptions(table.stream, table.channels, table.rate_hz, table.units, self.taken_units(table))
+                for table in self.inputs
+            ),
             session=self.source.session,
             subject=self.source.subject,
             keep=self.source.keep,
@@ -64,8 +66,9 @@ class Recipe(RecipeTables):
         )
 
     def input_format(self) -> Format:
-        """Format of the raw input."""
-        return self.inputs[0].format
+        """Format of the raw input; of several, of what they are joined to."""
+        fmt, entry = self.inputs[0].format, self.chain.specs[0]
+        return entry.output({fmt.stream: fmt}) if isinstance(entry, Join) else fmt
 
     def output_format(self) -> Format:
         """Format behind the whole chain: of the windows that the model sees."""
@@ -73,13 +76,23 @@ class Recipe(RecipeTables):
         return self.chain.output({fmt.stream: fmt})
 
     def matches(self, fmt: Format) -> str | None:
-        """Why a raw stream is not this recipe's input: the first reason, in words; None if the recipe takes it."""
-        return self.inputs[0].mismatch(fmt, self.taken_units)
+        """Why a raw stream is no input of this recipe: the first reason, in words; None if the recipe takes it."""
+        if (table := self.input_of(fmt.stream)) is None:
+            names = " or ".join(f"`{table.stream}`" for table in self.inputs)
+            return f"stream `{fmt.stream}` is not {names}"
+        return table.mismatch(fmt, self.taken_units(table))
 
-    @property
-    def taken_units(self) -> tuple[str, ...]:
-        """Units of the raw channels: those of ``[[input]]``, else of what a first step ``scale`` makes its units; empty where unknown."""
-        source, first = self.inputs[0], self.chain.specs[1] if len(self.chain.specs) > 1 else None
+    def input_of(self, stream: str) -> InputTable | None:
+        """The input that a stream of this name is: an exact name comes before a kind."""
+        names = (stream, stream.partition(".")[0])
+        return next((table for name in names for table in self.inputs if table.stream == name), None)
+
+    def taken_units(self, source: InputTable) -> tuple[str, ...]:
+        """Units of an input's raw channels: its own, else of what a first step ``scale`` makes its units; empty where unknown."""
+        entry, specs = self.chain.specs[0], self.chain.specs
+        if isinstance(entry, Join):
+            specs = entry.branches[self.inputs.index(source)].chain.specs
+        first = specs[1] if len(specs) > 1 else None
         if source.units or not isinstance(first, Scale) or not first.units or np.any(first.offset):
             return source.units
         sizes = np.broadcast_to(first.factor, len(first.units)).tolist()

@@ -8,10 +8,11 @@ from fractions import Fraction
 from typing import Annotated, Any
 
 from kymo.processors.augment import Augmentation
+from kymo.processors.samplers import SAMPLERS
 from kymo.streams.chunk import Format, signal_format
 from kymo.streams.errors import FormatError
 from kymo.streams.files import RULE, is_file_name
-from kymo.streams.schema import Amount, Below1, Count, Rules, SchemaError, Share
+from kymo.streams.schema import Amount, Below1, Count, Positive, Rules, SchemaError, Share
 from kymo.streams.units import factor
 
 #: How windows are pooled over time.
@@ -51,6 +52,14 @@ class InputTable:
     dtype: Annotated[str, Rules(enum=("float32", "float64"))] = "float32"  # what the chain computes in
     bridge_ms: Amount = 0  # gaps of up to this length are interpolated
     max_missing: Share = 0  # share of a window's samples that may be missing
+    # in a recipe with [join]: how it is put onto the ticks, what it is late by, whether there are windows without it, how far the
+    # others may be ahead, and after how much silence it is not waited for at all
+    sample: Annotated[str, Rules(enum=tuple(SAMPLERS))] = "linear"
+    offset_ms: float = 0
+    required: bool = True
+    lateness_s: Positive = 10
+    idle_s: Positive = 60
+    steps: Steps = ()  # at its own rate
 
     def __post_init__(self) -> None:
         twice = next((name for name in self.channels if self.channels.count(name) > 1), None)
@@ -58,15 +67,27 @@ class InputTable:
         counts = f"{len(self.units)} for {len(self.channels)} channels"
         refuse(len(self.units) not in (0, len(self.channels)), f"units: {counts}, expected one each", "units")
 
+    def check(self, *, joined: bool) -> None:
+        """Refuse what means nothing without a ``[join]``, or with one."""
+        for name in () if joined else ("sample", "offset_ms", "required", "lateness_s", "idle_s", "steps"):
+            where = "write [[steps]]" if name == "steps" else "leave it out"
+            why = f"{name}: says how an input is joined to others, and there is no [join]; {where}"
+            refuse(getattr(self, name) != InputTable.__dataclass_fields__[name].default, why, name)
+        why = (
+            "max_missing: where inputs are joined, what is missing of one is absent; bridge_ms interpolates short gaps, and "
+            "required = false with the step `mask` takes windows without it"
+        )
+        refuse(joined and self.max_missing, why, "max_missing")
+        why = f"idle_s = {self.idle_s:g} is less than lateness_s = {self.lateness_s:g}"
+        refuse(joined and self.idle_s < self.lateness_s, why, "idle_s")
+
     @property
     def format(self) -> Format:
         """Format of the raw input."""
         return signal_format(self.stream, self.channels, self.rate_hz, self.dtype, self.units)
 
     def mismatch(self, fmt: Format, units: tuple[str, ...]) -> str | None:
-        """Why a raw stream is not this input, whose channels come in `units`; the first reason, in words."""
-        if fmt.stream != self.stream and fmt.stream.partition(".")[0] != self.stream:
-            return f"stream `{fmt.stream}` is not `{self.stream}`"
+        """Why a raw stream of its name is not this input, whose channels come in `units`; the first reason, in words."""
         if len(fmt.shape) != 1 or fmt.dtype in ("jpeg", "uint8"):
             return f"`{fmt.stream}` carries {fmt.dtype}{list(fmt.shape)} a sample, expected one number a channel"
         absent = [c for c in self.channels if c not in fmt.channels]
@@ -85,6 +106,14 @@ class InputTable:
             if size != 1 and not self.units:
                 return f"`{fmt.stream}` {channel} is in {given}, expected {unit}; [[input]] units would convert it"
         return None
+
+
+@dataclass(frozen=True)
+class JoinTable:
+    """``[join]``: the ticks that all inputs are put onto."""
+
+    rate_hz: Exact  # ticks per second
+    grid: Text  # the input whose sample 0 is tick 0
 
 
 @dataclass(frozen=True)
@@ -302,6 +331,7 @@ class RecipeTables:
         Rules(minItems=1, expected="[[input]]: which stream it takes, with rate_hz and channels"),
     ]
     window: Annotated[WindowTable, Rules(expected="[window] with length_s and hop_s")]
+    join: JoinTable | None = None
     steps: Steps = ()
     model: ModelTable | None = None
     labels: LabelTable = field(default_factory=LabelTable)
@@ -313,8 +343,7 @@ class RecipeTables:
     def __post_init__(self) -> None:
         if not is_file_name(self.name):
             raise SchemaError(("name",), f"{RULE}, as it becomes part of ids and folders", self.name)
-        why = "several [[input]]s: a recipe takes one stream; leave one, or write a recipe for each"
-        refuse(len(self.input) > 1, why, "input", 1)
+        self._check_inputs()
         why = '[labels] classes = false: then a head says what there is to say; add [[heads]] with kind = "number"'
         refuse(not self.labels.classes and all(head.kind != "number" for head in self.heads), why, "labels", "classes")
         refuse(self.heads and not self.model, "[[heads]] without [model]: a head is a part of the model", "heads")
@@ -328,6 +357,32 @@ class RecipeTables:
             except SchemaError as wrong:
                 wrong.path = ("heads", i, *wrong.path)
                 raise
+
+    @property
+    def rate_hz(self) -> Fraction:
+        """Samples per second that windows are counted in: of its input, or the ticks of its ``[join]``."""
+        return self.input[0].rate_hz if self.join is None else self.join.rate_hz
+
+    def _check_inputs(self) -> None:
+        why = "several [[input]]s: write [join] with rate_hz and grid, the ticks that all of them are put onto"
+        refuse(len(self.input) > 1 and self.join is None, why, "input", 1)
+        streams, joined = [table.stream for table in self.input], self.join is not None
+        for i, table in enumerate(self.input):
+            refuse(table.stream in streams[:i], f"stream: another [[input]] is {table.stream!r}", "input", i, "stream")
+            try:
+                table.check(joined=joined)
+            except SchemaError as wrong:
+                wrong.path = ("input", i, *wrong.path)
+                raise
+        if self.join is not None and self.join.grid not in streams:
+            raise SchemaError(("join", "grid"), f"the stream of an [[input]]: {', '.join(streams)}", self.join.grid)
+        masked = any(step.get("step") == "mask" for step in self.window.steps)
+        for i, table in enumerate(self.input):
+            why = (
+                f"required = false: windows without `{table.stream}` hold nothing where it should be, which no model takes; add "
+                '[[window.steps]] step = "mask", or leave it out'
+            )
+            refuse(not table.required and not masked, why, "input", i, "required")
 
     def _check_stateful(self) -> None:
         why = (

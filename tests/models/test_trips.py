@@ -113,7 +113,7 @@ def test_online_is_as_offline_whenever_a_worker_is_killed() -> None:
     for number, length in enumerate([*LENGTHS, 93]):
         values = np.random.default_rng(number).standard_normal((length, 2)).astype(np.float32)
         stream = StreamData(Header(f"s{number}", 0, recipe.input_format()), values)
-        wanted += [described(window) for window in windows_of(stream, head)]
+        wanted += [described(window) for window in windows_of([stream], head)]
         for chunk in stream.chunks(1 + number):
             kafka.append(topic.topic, 0, f"s{number}".encode(), codec.encode(chunk))
 

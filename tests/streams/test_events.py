@@ -56,11 +56,14 @@ def event(session: str = "s1", start: int = 0, recipe: str = "walk") -> Event:
 def test_json_both_ways(session: str, start: int, probability: float, values: dict[str, float]) -> None:
     there = replace(event(), session=session, start_index=start, probability=probability, values=values, head="h")
     assert Event.from_json(there.to_json()) == there
-    assert list(json.loads(there.to_json())) == list(EVENT_SCHEMA["properties"])
+    absent = replace(there, absent=["eda"])
+    assert Event.from_json(absent.to_json()) == absent
+    assert list(json.loads(absent.to_json())) == list(EVENT_SCHEMA["properties"])
+    assert list(json.loads(there.to_json())) == [name for name in EVENT_SCHEMA["properties"] if name != "absent"]
 
 
 def test_schema_names_every_member_and_requires_only_known_ones() -> None:
-    assert set(EVENT_SCHEMA["properties"]) == set(event().to_dict())
+    assert set(EVENT_SCHEMA["properties"]) == set(replace(event(), absent=["eda"]).to_dict())
     assert set(EVENT_SCHEMA["required"]) <= set(EVENT_SCHEMA["properties"])
 
 

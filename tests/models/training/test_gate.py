@@ -15,7 +15,7 @@ from scipy import stats
 from tiny_models import RECIPE, recipe, tiny_bundle
 from verbs import invoke
 
-from kymo.models.data.dataset import add_input, read_dataset, stream_of
+from kymo.models.data.dataset import add_input, read_dataset, streams_of
 from kymo.models.data.samples import split_chain
 from kymo.models.data.splits import hold_out_by_name
 from kymo.models.evaluate import judge_recordings
@@ -226,9 +226,9 @@ def test_evaluate_says_what_the_bundle_was_trained_on(tmp_path: Path) -> None:
         write_csv(tmp_path / "data" / f"r{n}.csv", float(n))
     inputs: dict[str, dict[str, object]] = {}
     for one in list(read([tmp_path / "data"], recipe().read_options()))[:2]:
-        stream = stream_of(one, recipe())
-        assert stream is not None
-        add_input(inputs, one, stream)
+        streams = streams_of(one, recipe())
+        assert streams
+        add_input(inputs, one, streams)
     tiny_bundle(tmp_path / "bundle", lineage={"inputs": [{"path": path, **found} for path, found in inputs.items()]})
     scores, said = evaluated(tmp_path, tmp_path / "data")
     assert scores["trained_on"] == 2

@@ -15,7 +15,7 @@ from verbs import invoke
 
 import kymo
 from kymo.models.bundle import load_bundle
-from kymo.models.data.dataset import read_dataset, stream_of, windows_of
+from kymo.models.data.dataset import read_dataset, streams_of, windows_of
 from kymo.models.data.examples import Example
 from kymo.models.data.samples import fit_steps, split_chain, split_data, with_steps
 from kymo.models.data.splits import group_of, make_split
@@ -221,9 +221,9 @@ def test_the_learned_chain_gives_the_trained_windows(data: Path) -> None:
     prepared = split_data(loaded, examples, make_split(examples, loaded.train, 0.0, 0))
     live = []
     for recording in read([data], loaded.read_options()):
-        stream = stream_of(recording, loaded)
-        assert stream is not None
-        live += windows_of(stream, prepared.chain)
+        streams = streams_of(recording, loaded)
+        assert streams
+        live += windows_of(streams, prepared.chain)
     learned = list(with_steps(prepared.training, prepared.steps))
     assert [w.data.tobytes() for w in live] == [e.window.data.tobytes() for e in learned]
     assert [w.header for w in live] == [e.window.header for e in learned]
