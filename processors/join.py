@@ -3,7 +3,10 @@
 A tick leaves once **every** input has it, or is declared void there: nothing depends on which input comes first, so that any interleaving
 gives the same bytes. Only to stop waiting for a silent input, and to take it again, needs a choice: a :class:`Decision`, which whoever
 knows the clock makes, and stores before the stage hears of it. An input that is not there at a tick is NaN; a tick at which an input
-that is required, or every one, is not there is left out, as a gap is. (A count of nothing is there, but is no reason for a tick.)
+that is required, or every one, is not there is left out, as a gap is. (A count of nothing, and an irregular input's value that holds, is
+there, but is no reason for a tick.)
+
+An irregular input says by its samples' times, and by progress marks, what it has; marks let ticks leave sooner, and change none.
 """
 
 from __future__ import annotations
@@ -13,96 +16,25 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.processors.chain import Chain
-from kymo.processors.intake import EntryStage, Intake, runs_of
-from kymo.processors.samplers import SAMPLERS, Sampler, SampleTimes, samples_a_tick
-from kymo.processors.spec import Spec, Stage, chain_digest, pack, pack_list, unpack, unpack_list
-from kymo.streams.chunk import Array, Chunk, Format, Header, Window, signal_format
+from kymo.processors.branch import Branch, fraction_of
+from kymo.processors.intake import EntryStage, runs_of
+from kymo.processors.samplers import Sampler, SampleTimes
+from kymo.processors.spec import Spec, chain_digest, pack, pack_list, unpack, unpack_list
+from kymo.streams.chunk import Array, Chunk, Format, Header, Window
 from kymo.streams.errors import FormatError
-from kymo.streams.schema import Name, Rules
+from kymo.streams.schema import Name
 
 Mask = NDArray[np.bool_]
 Ranges = list[tuple[int, int, bool]]  # from, to, bridged
 #: What the joined stream is called.
 JOINED = "joined"
 _TICKS = 4096  # that are put together at once
-
-
-@dataclass(frozen=True)
-class Branch(Spec):
-    """One input of a join: a stream, the steps at its own rate, and how it is put onto the ticks.
-
-    Parameters
-    ----------
-    stream : str
-        ``kind`` for one at any place, or ``kind.place``.
-    rate : str
-        Its raw samples per second, as a fraction.
-    chain : Chain
-        From its raw chunks to clean ones; begins with an Intake that names its channels.
-    sample : str
-        ``linear`` between the samples around a tick, ``hold`` the newest, ``nearest``; of those from a tick to the next ``mean``,
-        ``block`` (all of them) or ``count``.
-    required : bool
-        Whether a tick without it is left out.
-    offset_ns : int
-        What its times are late by, ns: it is added to them.
-    """
-
-    stream: Name
-    rate: str
-    chain: Chain
-    sample: Annotated[str, Rules(enum=tuple(SAMPLERS))] = "linear"
-    required: bool = False
-    offset_ns: int = 0
-    name: ClassVar[str] = "branch"
-    after_window: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _fraction("branch", self.rate)
-        first = self.chain.specs[0]
-        if not isinstance(first, Intake) or not first.channels:
-            raise FormatError(
-                f"branch `{self.stream}`: its chain does not begin with an intake that names its channels"
-            )
-
-    def build(self) -> Stage:
-        return self.chain.build()
-
-    @property
-    def raw(self) -> Format:
-        """Format of its raw stream, as far as it is known without it."""
-        intake = self.chain.specs[0]
-        assert isinstance(intake, Intake)
-        return signal_format(self.stream, intake.channels, _fraction("branch", self.rate), intake.dtype, intake.units)
-
-    def output(self, inputs: Mapping[str, Format]) -> Format:
-        """Format of its chunks, before they are sampled."""
-        return self.chain.output(inputs or {self.stream: self.raw})
-
-    def takes(self, stream: str) -> bool:
-        """Whether a stream of this name is its input."""
-        return self.stream in (stream, stream.partition(".")[0])
-
-    def sampled(self, fmt: Format, ticks: Fraction) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        """Channels and shape of what a tick holds of it."""
-        if fmt.dtype not in ("float32", "float64"):
-            raise FormatError(f"`{fmt.stream}`: samples are {fmt.dtype}, a join takes float32 or float64")
-        if self.sample == "count":
-            return ("count",), (1,)
-        if self.sample != "block":
-            return fmt.channels, fmt.shape
-        if len(fmt.shape) != 1:
-            raise FormatError(f'`{fmt.stream}`: sample = "block" takes one number a channel, not {fmt.shape}')
-        numbers = range(samples_a_tick(fmt.rate, ticks))
-        channels = tuple(f"{channel}.{number}" for number in numbers for channel in fmt.channels)
-        return channels, (len(channels),)
+_NO_TIMES = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -131,8 +63,10 @@ class Join(Spec):
             raise FormatError(f"join: inputs {', '.join(streams) or 'none'}, expected two or more, each another stream")
         if self.grid not in streams:
             raise FormatError(f"join: grid {self.grid!r}, expected one of {', '.join(streams)}")
-        _fraction("join", self.rate)
-        if all(branch.sample == "count" for branch in self.branches):
+        fraction_of("join", self.rate)
+        if next(branch for branch in self.branches if branch.stream == self.grid).irregular:
+            raise FormatError(f"join: grid {self.grid!r} is irregular, expected an input that is evenly sampled")
+        if all(branch.counts_alone for branch in self.branches):
             raise FormatError("join: every input is counted alone, expected one at least that is sampled at the ticks")
 
     def build(self) -> JoinStage:
@@ -147,7 +81,7 @@ class Join(Spec):
     @property
     def ticks(self) -> Fraction:
         """Ticks per second."""
-        return _fraction("join", self.rate)
+        return fraction_of("join", self.rate)
 
     @property
     def widths(self) -> list[int]:
@@ -184,16 +118,6 @@ class Join(Spec):
         return sum(branch.chain.memory_bytes(branch.raw) for branch in self.branches)
 
 
-def _fraction(step: str, rate: str) -> Fraction:
-    try:
-        number = Fraction(rate)
-    except (ValueError, ZeroDivisionError, TypeError):
-        number = Fraction(0)
-    if number <= 0:
-        raise FormatError(f'{step}: rate {rate!r}, expected a number above 0 as text, such as "4" or "30000/1001"')
-    return number
-
-
 @dataclass(frozen=True, slots=True)
 class Decision:
     """An input is not waited for from a tick on; with `stop`, it counts again from there."""
@@ -221,13 +145,18 @@ class _BranchState:
 
     def __init__(self, spec: Branch, ticks: Fraction) -> None:
         self.spec, self.stage = spec, spec.chain.build()
-        self.sampler = Sampler(spec.sample, SampleTimes(0, ticks))
+        self.sampler = Sampler(spec.sample, SampleTimes(0, ticks), spec.reach_ns if spec.irregular else None)
         self.stream = ""  # the one that feeds it
         self._moved: tuple[Header, Header] | None = None  # the newest header, before and with the offset
         self.rows: list[Chunk] = []  # before the grid is known
         self.values: deque[tuple[int, Array]] = deque()
         self.void: list[tuple[int, int | None]] = []  # from, to
         self.ended = False
+
+    @property
+    def reaches(self) -> int:
+        """One past the last tick of which it says something."""
+        return max(self.sampler.ready, self.values[-1][0] + len(self.values[-1][1]) if self.values else 0)
 
     @property
     def lacks(self) -> int | None:
@@ -242,18 +171,30 @@ class _BranchState:
 
     def push(self, chunk: Chunk) -> list[Chunk]:
         """Clean samples, at the branch's own rate."""
-        rows: list[Chunk] = self.stage.push(self._with_offset(chunk) if self.spec.offset_ns else chunk)
+        chunk = self._with_offset(chunk) if self.spec.offset_ns else chunk
+        rows: list[Chunk] = self.stage.push(chunk)
+        if chunk.complete_ns is not None and self.spec.irregular:  # its steps keep nothing back
+            rows.append(Chunk(chunk.header, chunk.end_index, chunk.data[:0], _NO_TIMES, complete_ns=chunk.complete_ns))
         return rows + self.stage.flush() if chunk.end else rows
+
+    def keep(self, chunks: list[Chunk]) -> None:
+        """Keep what comes before the grid is known; of progress marks in a row the newest."""
+        for chunk in chunks:
+            marks = [chunk, self.rows.pop()] if self.rows and not chunk.count and not self.rows[-1].count else [chunk]
+            self.rows.append(max(marks, key=lambda mark: mark.complete_ns or 0))
 
     def _with_offset(self, chunk: Chunk) -> Chunk:
         if self._moved is None or self._moved[0] is not chunk.header:
             self._moved = chunk.header, replace(chunk.header, origin_ns=chunk.header.origin_ns + self.spec.offset_ns)
         times_ns = None if chunk.times_ns is None else chunk.times_ns + self.spec.offset_ns
-        return replace(chunk, header=self._moved[1], times_ns=times_ns)
+        complete_ns = None if chunk.complete_ns is None else chunk.complete_ns + self.spec.offset_ns
+        return replace(chunk, header=self._moved[1], times_ns=times_ns, complete_ns=complete_ns)
 
     def sample(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:
             self.values += [run for run in self.sampler.push(chunk) if len(run[1])]
+            if chunk.complete_ns is not None:
+                self.values += self.sampler.complete(chunk.complete_ns)
 
     def end(self) -> None:
         self.ended = True
@@ -263,7 +204,8 @@ class _BranchState:
         """Write the values of ticks from `start` on into `out`, which is NaN; forget them."""
         stop = start + len(out)
         if self.spec.sample == "count":  # nothing came where nothing is kept
-            out[: max(self.sampler.ready - start, 0)] = 0
+            until = stop if self.ended and self.stream and self.spec.irregular else self.sampler.ready
+            out[: max(until - start, 0)] = 0
         while self.values and self.values[0][0] < stop:
             first, data = self.values.popleft()
             a, b = max(first, start), min(first + len(data), stop)
@@ -284,7 +226,11 @@ class _BranchState:
         }
         arrays = {f"v{i}": data for i, (_, data) in enumerate(self.values)}
         waiting = [
-            pack({"header": c.header, "first": c.first_index, "filled": c.filled}, {"rows": c.data}) for c in self.rows
+            pack(
+                {"header": c.header, "first": c.first_index, "filled": c.filled, "complete": c.complete_ns},
+                {"rows": c.data} if c.times_ns is None else {"rows": c.data, "times": c.times_ns},
+            )
+            for c in self.rows
         ]
         return pack_list([pack(meta, arrays), self.stage.snapshot(), self.sampler.snapshot(), *waiting])
 
@@ -294,7 +240,14 @@ class _BranchState:
         self.stream, self.ended, self.void = meta["stream"], meta["ended"], [(a, b) for a, b in meta["void"]]
         self.values = deque((first, arrays[f"v{i}"]) for i, first in enumerate(meta["runs"]))
         self.rows = [
-            Chunk(m["header"], m["first"], a["rows"], filled=tuple((a, b, bool(c)) for a, b, c in m["filled"]))
+            Chunk(
+                m["header"],
+                m["first"],
+                a["rows"],
+                a["times"].astype(np.int64) if "times" in a else None,
+                filled=tuple((a, b, bool(c)) for a, b, c in m["filled"]),
+                complete_ns=m["complete"],
+            )
             for m, a in map(unpack, waiting)
         ]
         self.stage.restore(stage)
@@ -337,12 +290,13 @@ class JoinStage(EntryStage):
         if branch_state.ended:
             self.counts["late"] += 1
             return []
-        if not branch_state.stream:
+        # Samples of an irregular stream have times; an end mark without any says that there is no stream.
+        if not branch_state.stream and not (branch_state.spec.irregular and item.times_ns is None):
             branch_state.stream, self._session = item.stream, item.session
         rows = branch_state.push(item)
         self.counts.update(branch_state.stage.take_counts())
         if self._origin_ns is None:
-            branch_state.rows += rows
+            branch_state.keep(rows)
             if branch_state is self._grid and rows:
                 self._begin(rows[0].header.origin_ns, rows[0].header.time_ns(rows[0].first_index))
         else:
@@ -354,7 +308,7 @@ class JoinStage(EntryStage):
     def _sample(self, branch_state: _BranchState, rows: list[Chunk]) -> None:
         branch_state.sample(rows)
         ticks = branch_state.sampler.ticks
-        for chunk in rows:
+        for chunk in rows if not branch_state.spec.irregular else ():
             times = SampleTimes(chunk.header.origin_ns, branch_state.spec.raw.rate)
             for start, stop, _ in chunk.filled:  # the ticks that rest on an interpolated sample
                 first, end = ticks.first_at(times.time(start - 1) + 1), ticks.first_at(times.time(stop))
@@ -398,6 +352,8 @@ class JoinStage(EntryStage):
         for branch_state in self._branches:
             since = branch_state.void[-1][0] if branch_state.void and branch_state.void[-1][1] is None else None
             back = next((first for first, _ in branch_state.values if since is not None and first >= since), None)
+            if branch_state.spec.irregular and since is not None and branch_state.sampler.ready > since:
+                back = since  # it may have nothing to say, but says so
             back = None if back is None else max(back, self._tick)
             waits.append(Wait(branch_state.spec.stream, branch_state.lacks, newest, since or 0, back))
         return waits
@@ -406,7 +362,7 @@ class JoinStage(EntryStage):
         if self._origin_ns is None:
             return []
         waited = [tick for branch_state in self._branches if (tick := branch_state.lacks) is not None]
-        stop = min(waited) if waited else max(branch_state.sampler.ready for branch_state in self._branches)
+        stop = min(waited) if waited else max(branch_state.reaches for branch_state in self._branches)
         chunks = list[Chunk]()
         while self._tick < stop:
             first = min(
@@ -430,7 +386,7 @@ class JoinStage(EntryStage):
             part = values[..., at : at + width]
             branch_state.take(start, part)
             present = ~np.isnan(part.reshape(len(part), -1)).all(1)
-            if branch_state.spec.sample != "count":
+            if not branch_state.spec.counts_alone:
                 some |= present
             if not present.all():
                 absent.append((branch_state.spec.stream, ~present))
@@ -457,7 +413,8 @@ class JoinStage(EntryStage):
 
     def flush(self) -> list[Chunk]:
         """Nothing more comes of any input."""
-        first = next((branch_state for branch_state in self._branches if branch_state.rows), None)
+        regular = [branch_state for branch_state in self._branches if not branch_state.spec.irregular]
+        first = next((branch_state for branch_state in regular if branch_state.rows), None)
         if first is not None:  # and nothing has come of the grid's
             rows = first.rows[0]
             self._begin(rows.header.origin_ns, rows.header.time_ns(rows.first_index))

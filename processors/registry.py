@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from kymo.processors.branch import Branch
 from kymo.processors.chain import Chain, PerWindow
 from kymo.processors.intake import Derived, Intake
-from kymo.processors.join import Branch, Join
+from kymo.processors.join import Join
 from kymo.processors.spec import Spec
 from kymo.processors.steps.field import Deviation, Field
 from kymo.processors.steps.maps import Decibels, Log, Mask, Scale, Select, Standardise

@@ -3,6 +3,10 @@
 Tick ``k`` stands at ``origin + k * 10**9 * den // num`` ns, as samples do; all that is decided by times is decided in whole numbers. What
 a tick says depends on the samples under it alone, so it is the same however the stream is cut, and whenever it comes. Where the stream's
 clock is the ticks' own, tick ``k`` is sample ``k``, to the bit, for every way to sample but ``count``.
+
+An irregular stream's samples stand at times of their own, of which several may be equal: the last of them counts. A value then holds,
+and a line is drawn, over so many nanoseconds at most, its reach. That no earlier sample comes says a later one, or a progress mark:
+marks let ticks be decided sooner, and never otherwise.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from kymo.streams.words import NS
 
 Ints = NDArray[np.int64]
 _SAFE = 2**61  # beyond it whole numbers of any size are used
+_FAR = 2**62  # farther from 1970 than any sample, ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +70,44 @@ class SampleTimes:
         return indices
 
 
-Need = Callable[[SampleTimes, SampleTimes, Ints], tuple[Ints, Ints]]
+@dataclass(frozen=True, slots=True)
+class StampedTimes:
+    """Where samples with times of their own stand."""
+
+    first: int  # number of the first
+    stamps: Ints  # rising, ns
+
+    def times(self, indices: Ints) -> Ints:
+        """Times of samples by number; far away for those that are not there."""
+        if not len(self.stamps):
+            return np.full(len(indices), _FAR)
+        at = indices - self.first
+        stamps = self.stamps[np.clip(at, 0, len(self.stamps) - 1)]
+        return np.where(at < 0, -_FAR, np.where(at < len(self.stamps), stamps, _FAR))
+
+    def first_at_each(self, times_ns: Ints) -> Ints:
+        """Number of the first sample at or after each time."""
+        return self.first + np.searchsorted(self.stamps, times_ns.astype(np.int64))
 
 
-def _around(stream: SampleTimes, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
+Stream = SampleTimes | StampedTimes
+Need = Callable[[Stream, SampleTimes, Ints], tuple[Ints, Ints]]
+
+
+def _around(stream: Stream, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
     """The samples on either side of each tick; one where it stands on the tick."""
     times = ticks.times(numbers)
-    after = stream.first_at_each(times)
-    return after - (stream.times(after) != times), after + 1
+    newest = stream.first_at_each(times + 1) - 1
+    return newest, newest + 1 + (stream.times(newest) != times)
 
 
-def _before(stream: SampleTimes, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
+def _before(stream: Stream, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
     """The newest sample at each tick."""
     first, _ = _around(stream, ticks, numbers)
     return first, first + 1
 
 
-def _nearest(stream: SampleTimes, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
+def _nearest(stream: Stream, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
     """The sample nearest to each tick, the earlier of two."""
     times = ticks.times(numbers)
     first, end = _around(stream, ticks, numbers)
@@ -89,7 +115,7 @@ def _nearest(stream: SampleTimes, ticks: SampleTimes, numbers: Ints) -> tuple[In
     return first + later, first + later + 1
 
 
-def _from(stream: SampleTimes, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
+def _from(stream: Stream, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
     """The samples from each tick to the next."""
     borders = stream.first_at_each(ticks.times(np.append(numbers, numbers[-1] + 1)))
     return borders[:-1], borders[1:]
@@ -106,8 +132,9 @@ def samples_a_tick(stream: Fraction, ticks: Fraction) -> int:
     return int(ratio)
 
 
-def _block(stream: SampleTimes, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
+def _block(stream: Stream, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
     """So many samples from each tick on."""
+    assert isinstance(stream, SampleTimes)
     first = stream.first_at_each(ticks.times(numbers))
     return first, first + samples_a_tick(stream.rate, ticks.rate)
 
@@ -128,14 +155,24 @@ _SINGLE = ("linear", "hold", "nearest")
 
 
 class Sampler:
-    """The memory of one stream that is sampled at ticks."""
+    """The memory of one stream that is sampled at ticks; of an irregular one with its reach."""
 
-    def __init__(self, way: str, ticks: SampleTimes) -> None:
-        self.way, self.ticks, self._need = way, ticks, SAMPLERS[way]
+    def __init__(self, way: str, ticks: SampleTimes, reach_ns: int | None = None) -> None:
+        self.way, self.ticks, self._need, self.reach_ns = way, ticks, SAMPLERS[way], reach_ns
         self.ready = 0  # ticks before it are decided
         self._header: Header | None = None
         self._first = 0  # number of the first sample kept
         self._kept: Array = np.empty(0)
+        # Of an irregular stream the kept samples' times, that of the newest there was, and before which none comes any more.
+        self._stamps: Ints = np.empty(0, np.int64)
+        self._newest_ns = self._complete_ns = -_FAR
+
+    @property
+    def _stream(self) -> Stream:
+        if self.reach_ns is not None:
+            return StampedTimes(self._first, self._stamps)
+        assert self._header is not None
+        return SampleTimes.of(self._header)
 
     @property
     def _end(self) -> int:
@@ -147,6 +184,8 @@ class Sampler:
 
     def push(self, chunk: Chunk) -> list[tuple[int, Array]]:
         """Take samples; give runs of ticks: the first one's number, and their values."""
+        if chunk.times_ns is not None:
+            return self._push_stamped(chunk.data, chunk.times_ns)
         values: list[tuple[int, Array]] = []
         if self._header is not None and chunk.header is not self._header and chunk.header != self._header:
             # Another clock: what stands before its first sample has nothing more to come.
@@ -165,6 +204,22 @@ class Sampler:
             self._append(chunk)
         return values + self._decide(self._decided(self._end))
 
+    def _push_stamped(self, data: Array, times_ns: Ints) -> list[tuple[int, Array]]:
+        if len(data):
+            self._stamps = np.concatenate((self._stamps, times_ns))
+            self._kept = np.concatenate((self._kept, data)) if len(self._kept) else data
+            self._newest_ns = int(times_ns[-1])
+        return self.complete(self._newest_ns)
+
+    def complete(self, time_ns: int) -> list[tuple[int, Array]]:
+        """Hear that no sample of an irregular stream from before a time comes any more; give what is decided by that."""
+        self._complete_ns = max(self._complete_ns, time_ns)
+        if self.way in ("mean", "count"):
+            return self._decide(self.ticks.first_at(self._complete_ns + 1) - 1)
+        if self.way == "hold":
+            return self._decide(self.ticks.first_at(self._complete_ns))
+        return self._decide(self.ticks.first_at(max(self._newest_ns, self._complete_ns - (self.reach_ns or 0))))
+
     def _append(self, chunk: Chunk) -> None:
         hole = chunk.first_index - self._end
         first = self._needed(self.ready)
@@ -175,15 +230,19 @@ class Sampler:
         self._kept = np.concatenate(parts if hole else (parts[0], parts[2]))
 
     def close(self) -> list[tuple[int, Array]]:
-        """Give what is left: nothing more comes."""
+        """Give what is left: nothing more comes. What an irregular stream's last value reaches lies behind :attr:`ready`."""
+        if self.reach_ns is not None:
+            ready = max(self.ready, self.ticks.first_at(self._newest_ns + 1))
+            values = self._decide(max(ready, self.ticks.first_at(self._newest_ns + self._reaches[1] + 1)))
+            self.ready = ready
+            return values
         if self._header is None:
             return []
         return self._decide(self.ticks.first_at(SampleTimes.of(self._header).time(self._end)))
 
     def _needed(self, tick: int) -> int:
         """Oldest sample that a tick rests on."""
-        assert self._header is not None
-        return int(self._need(SampleTimes.of(self._header), self.ticks, np.array([tick]))[0][0])
+        return int(self._need(self._stream, self.ticks, np.array([tick]))[0][0])
 
     def _decided(self, end: int) -> int:
         """The first tick that rests on samples from `end` on."""
@@ -196,34 +255,55 @@ class Sampler:
 
     def _decide(self, stop: int) -> list[tuple[int, Array]]:
         """The values of ticks up to `stop`, where a sample that is there lies under them; forget what no later tick needs."""
-        assert self._header is not None
         start, self.ready = self.ready, max(self.ready, stop)
-        stream, values = SampleTimes.of(self._header), list[tuple[int, Array]]()
-        # Only ticks near samples have any: behind a gap of hours there may be millions of others.
-        start = max(start, self.ticks.first_at(stream.time(self._first - 1)) - 1)
-        stop = min(stop, self.ticks.first_at(stream.time(self._end)) + 1)
-        if start < stop and len(self._kept):
-            values.append((start, self._values(np.arange(start, stop))))
+        values = [(a, self._values(np.arange(a, b))) for a, b in self._near(start, stop)]
         drop = min(max(self._needed(self.ready) - self._first, 0), len(self._kept))
         if drop:
-            self._first, self._kept = self._first + drop, self._kept[drop:]
+            self._first, self._kept, self._stamps = self._first + drop, self._kept[drop:], self._stamps[drop:]
         return values
 
+    @property
+    def _reaches(self) -> tuple[int, int]:
+        """How far before and behind it an irregular stream's sample says something, ns."""
+        reach = self.reach_ns or 0
+        return reach if self.way == "nearest" else 0, reach if self.way in ("hold", "nearest", "linear") else 0
+
+    def _near(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The ticks near samples: behind a gap of hours there may be millions of others, which have no value."""
+        if not len(self._kept) or start >= stop:
+            return []
+        stream = self._stream
+        if isinstance(stream, SampleTimes):
+            start = max(start, self.ticks.first_at(stream.time(self._first - 1)) - 1)
+            stop = min(stop, self.ticks.first_at(stream.time(self._end)) + 1)
+            return [(start, stop)] if start < stop else []
+        before, behind = self._reaches
+        ends = np.minimum(self.ticks.first_at_each(stream.stamps + behind + 1), stop)
+        if self.way in ("mean", "count"):
+            starts = self.ticks.first_at_each(stream.stamps + 1) - 1
+        else:
+            starts = self.ticks.first_at_each(stream.stamps - before)
+        starts = np.maximum(starts, start)
+        cuts = np.flatnonzero(starts[1:] > ends[:-1]) + 1
+        runs = zip(starts[np.append(0, cuts)].tolist(), ends[np.append(cuts, len(ends)) - 1].tolist(), strict=True)
+        return [(a, b) for a, b in runs if a < b]
+
     def _values(self, numbers: Ints) -> Array:
-        assert self._header is not None
-        stream = SampleTimes.of(self._header)
+        stream = self._stream
         first, end = self._need(stream, self.ticks, numbers)
         if self.way in ("hold", "nearest"):
-            return self._rows(first)
+            return self._within(abs(self.ticks.times(numbers) - stream.times(first)), self._rows(first))
         if self.way == "linear":
             before, after = self._rows(first), self._rows(end - 1)
             early, late = stream.times(first), stream.times(end - 1)
+            after = self._within(late - early, after)
             share = ((self.ticks.times(numbers) - early) / np.maximum(late - early, 1)).astype(np.float64)
             share = share.reshape(-1, *[1] * (before.ndim - 1))
             line = before * (1 - share) + after * share
             return np.where(share == 0, before, line).astype(before.dtype)
         shape = self._kept.shape[1:]
         if self.way == "block":
+            assert isinstance(stream, SampleTimes)
             each = samples_a_tick(stream.rate, self.ticks.rate)
             rows = self._rows((first[:, None] + np.arange(each)).ravel())
             return rows.reshape(len(numbers), each * math.prod(shape))
@@ -235,6 +315,12 @@ class Sampler:
             return np.array([len(_finite(rows)) for rows in under], self._kept.dtype)[:, None]
         return np.stack([_mean(rows, shape) for rows in under]).astype(self._kept.dtype)
 
+    def _within(self, ages_ns: Ints, rows: Array) -> Array:
+        """The values that an irregular stream's reach allows."""
+        if self.reach_ns is not None:
+            rows[ages_ns > self.reach_ns] = np.nan
+        return rows
+
     def _rows(self, indices: Ints) -> Array:
         """Samples by number; NaN for those that are not there."""
         rows = np.full((len(indices), *self._kept.shape[1:]), np.nan, self._kept.dtype)
@@ -245,13 +331,16 @@ class Sampler:
     def snapshot(self) -> bytes:
         """All of the memory."""
         meta: dict[str, Any] = {"ready": self.ready, "header": self._header, "first": self._first}
-        return pack(meta | {"origin": self.ticks.origin_ns}, {"kept": self._kept})
+        meta |= {"origin": self.ticks.origin_ns, "newest": self._newest_ns, "complete": self._complete_ns}
+        return pack(meta, {"kept": self._kept, "stamps": self._stamps})
 
     def restore(self, snapshot: bytes) -> None:
         """Become what :meth:`snapshot` was taken of."""
         meta, arrays = unpack(snapshot)
         self.ticks = SampleTimes(meta["origin"], self.ticks.rate)
         self.ready, self._header, self._first, self._kept = meta["ready"], meta["header"], meta["first"], arrays["kept"]
+        self._newest_ns, self._complete_ns = meta["newest"], meta["complete"]
+        self._stamps = arrays["stamps"].astype(np.int64)
 
 
 def _finite(rows: Array) -> Array:

@@ -46,6 +46,7 @@ class Chunk(_message.Message):
     TIMES_NS_FIELD_NUMBER: _builtins.int
     FRAME_BYTES_FIELD_NUMBER: _builtins.int
     FILLED_FIELD_NUMBER: _builtins.int
+    COMPLETE_NS_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     data_bytes: _builtins.int
     """size of `data` in bytes"""
@@ -73,6 +74,8 @@ class Chunk(_message.Message):
     """the session's stream ends behind this chunk"""
     times_ns: _builtins.bytes
     """irregular stream: little-endian int64, one a sample, Unix ns"""
+    complete_ns: _builtins.int
+    """progress mark of an irregular stream: no sample behind is from before this Unix time"""
     data: _builtins.bytes
     """little-endian, C order: (n, *shape)"""
     @_builtins.property
@@ -115,18 +118,23 @@ class Chunk(_message.Message):
         times_ns: _builtins.bytes = ...,
         frame_bytes: _abc.Iterable[_builtins.int] | None = ...,
         filled: _abc.Iterable[_builtins.int] | None = ...,
+        complete_ns: _builtins.int | None = ...,
         data: _builtins.bytes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_data", b"_data", "_data_bytes", b"_data_bytes", "_first_index", b"_first_index", "data", b"data", "data_bytes", b"data_bytes", "first_index", b"first_index"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_complete_ns", b"_complete_ns", "_data", b"_data", "_data_bytes", b"_data_bytes", "_first_index", b"_first_index", "complete_ns", b"complete_ns", "data", b"data", "data_bytes", b"data_bytes", "first_index", b"first_index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_data", b"_data", "_data_bytes", b"_data_bytes", "_first_index", b"_first_index", "chain", b"chain", "channels", b"channels", "data", b"data", "data_bytes", b"data_bytes", "dtype", b"dtype", "end", b"end", "filled", b"filled", "first_index", b"first_index", "frame_bytes", b"frame_bytes", "origin_ns", b"origin_ns", "rate_den", b"rate_den", "rate_num", b"rate_num", "session", b"session", "shape", b"shape", "span", b"span", "step_den", b"step_den", "step_num", b"step_num", "stream", b"stream", "times_ns", b"times_ns", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_complete_ns", b"_complete_ns", "_data", b"_data", "_data_bytes", b"_data_bytes", "_first_index", b"_first_index", "chain", b"chain", "channels", b"channels", "complete_ns", b"complete_ns", "data", b"data", "data_bytes", b"data_bytes", "dtype", b"dtype", "end", b"end", "filled", b"filled", "first_index", b"first_index", "frame_bytes", b"frame_bytes", "origin_ns", b"origin_ns", "rate_den", b"rate_den", "rate_num", b"rate_num", "session", b"session", "shape", b"shape", "span", b"span", "step_den", b"step_den", "step_num", b"step_num", "stream", b"stream", "times_ns", b"times_ns", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__complete_ns: _TypeAlias = _typing.Literal["complete_ns"]  # noqa: Y015
+    _WhichOneofArgType__complete_ns: _TypeAlias = _typing.Literal["_complete_ns", b"_complete_ns"]  # noqa: Y015
     _WhichOneofReturnType__data: _TypeAlias = _typing.Literal["data"]  # noqa: Y015
     _WhichOneofArgType__data: _TypeAlias = _typing.Literal["_data", b"_data"]  # noqa: Y015
     _WhichOneofReturnType__data_bytes: _TypeAlias = _typing.Literal["data_bytes"]  # noqa: Y015
     _WhichOneofArgType__data_bytes: _TypeAlias = _typing.Literal["_data_bytes", b"_data_bytes"]  # noqa: Y015
     _WhichOneofReturnType__first_index: _TypeAlias = _typing.Literal["first_index"]  # noqa: Y015
     _WhichOneofArgType__first_index: _TypeAlias = _typing.Literal["_first_index", b"_first_index"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__complete_ns) -> _WhichOneofReturnType__complete_ns | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__data) -> _WhichOneofReturnType__data | None: ...
     @_typing.overload

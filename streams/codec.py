@@ -75,12 +75,14 @@ class ChunkCodec:
         if not 0 <= chunk.first_index <= known[2] - count or len(data) >= 2**31:
             raise _invalid(header, f"first_index {chunk.first_index}, {len(data)} bytes of data")
         extra, times = b"", chunk.times_ns
-        if times is not None or sizes or chunk.filled or not header.format.rate:
+        if times is not None or sizes or chunk.filled or not header.format.rate or chunk.complete_ns is not None:
             if (times is None and not header.format.rate) or (times is not None and len(times) != count):
                 raise _invalid(header, f"{'no' if times is None else len(times)} times for {count} samples")
             packed = b"" if times is None else _checked_times(header, times.astype("<i8")).tobytes()
             filled = [int(number) for gap in chunk.filled for number in gap]
-            extra = Message(times_ns=packed, frame_bytes=sizes, filled=filled).SerializeToString(deterministic=True)
+            mark = _checked_mark(header, chunk.complete_ns)
+            message = Message(times_ns=packed, frame_bytes=sizes, filled=filled, complete_ns=mark)
+            extra = message.SerializeToString(deterministic=True)
         prefix = _PREFIX.pack(_TAG_BYTES, len(data), _TAG_INDEX, chunk.first_index)
         return b"".join((prefix, known[1], extra, _TAG_DATA, varint(len(data)), data))
 
@@ -116,13 +118,14 @@ class ChunkCodec:
         if not 0 <= message.first_index <= limit - len(data):
             raise _invalid(header, f"first_index {message.first_index}, expected 0 to {limit - len(data)}")
         times = None
+        mark = _checked_mark(header, message.complete_ns if message.HasField("complete_ns") else None)
         if message.times_ns or header.format.rate == 0:
             if len(message.times_ns) != 8 * len(data):
                 raise _invalid(header, f"{len(message.times_ns)} bytes of times for {len(data)} samples")
             times = _checked_times(header, np.frombuffer(message.times_ns, "<i8"))
         elif header.format.dtype != "jpeg" and not message.filled and len(raw) - len(content) <= _MAX_HEADER:
             self._learn(raw, message, header, limit)
-        return Chunk(header, message.first_index, data, times, message.end, _checked_filled(message))
+        return Chunk(header, message.first_index, data, times, message.end, _checked_filled(message), mark)
 
     def _learn(self, raw: bytes, message: Message, header: Header, limit: int) -> None:
         head_end = len(raw) - len(message.data) - 2 - _varint_length(len(message.data))
@@ -285,6 +288,13 @@ def _checked_times(header: Header, times: NDArray[np.int64]) -> NDArray[np.int64
     if len(times) and ((times[1:] < times[:-1]).any() or times[0] <= -_MAX_TIME or times[-1] >= _MAX_TIME):
         raise _invalid(header, f"its {len(times)} times go back, or are beyond {_MAX_TIME} ns")
     return times
+
+
+def _checked_mark(header: Header, time_ns: int | None) -> int | None:
+    """A progress mark, which only an irregular stream has."""
+    if time_ns is not None and (header.format.rate or not -_MAX_TIME < time_ns < _MAX_TIME):
+        raise _invalid(header, f"complete_ns {time_ns}, expected it of irregular streams, within {_MAX_TIME} ns")
+    return time_ns
 
 
 def _checked_filled(m: Message) -> tuple[tuple[int, int, bool], ...]:

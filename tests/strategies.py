@@ -28,6 +28,7 @@ class Run:
     header: Header
     first: int
     data: Array
+    times_ns: Array | None = None  # of an irregular stream
 
     @property
     def end(self) -> int:
@@ -87,7 +88,7 @@ def cuttings(draw: Any, runs: list[Run], empties: bool = True) -> list[Chunk]:
 
 def one_chunk_a_run(runs: list[Run]) -> list[Chunk]:
     """The coarsest cutting."""
-    return [Chunk(run.header, run.first, run.data) for run in runs]
+    return [Chunk(run.header, run.first, run.data, run.times_ns) for run in runs]
 
 
 def fresh_headers(chunks: list[Chunk]) -> list[Chunk]:
@@ -147,17 +148,19 @@ def any_chunks(draw: Any, header: Header | None = None, longest: int = 5) -> Chu
         if header.format.dtype.startswith("float") and count:
             data = data.copy()
             data.flat[0] = draw(st.sampled_from([math.nan, math.inf, -0.0, 5e-324]))
-    times = None
+    times, mark = None, None
     if header.format.rate == 0:
+        mark = draw(st.none() | st.integers(1 - 2**62, 2**62 - 1))
         near = st.lists(st.integers(1 - 2**62, 2**62 - 1), min_size=count, max_size=count)
         times = np.array(sorted(draw(near)), np.int64)
     first = draw(st.integers(0, limit - count))
-    return Chunk(header, first, data, times, draw(st.booleans()))
+    return Chunk(header, first, data, times, draw(st.booleans()), (), mark)
 
 
 def assert_same(came: Chunk, sent: Chunk) -> None:
     assert came.header == sent.header
     assert (came.first_index, came.end, came.count) == (sent.first_index, sent.end, sent.count)
+    assert came.complete_ns == sent.complete_ns
     assert came.data.dtype == sent.data.dtype
     assert came.data.shape == sent.data.shape
     if sent.header.format.dtype == "jpeg":

@@ -14,9 +14,10 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
+from kymo.processors.branch import Branch
 from kymo.processors.chain import Chain, PerWindow
 from kymo.processors.intake import Intake, fill_lengths
-from kymo.processors.join import Branch, Join
+from kymo.processors.join import Join
 from kymo.processors.recipe.tables import InputTable, RecipeTables, Steps, WindowTable
 from kymo.processors.recipe.toml import Document, toml_value
 from kymo.processors.registry import STEPS, make_step

@@ -6,7 +6,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -17,9 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import Run, one_chunk_a_run, samples
 
+from kymo.processors.branch import Branch
 from kymo.processors.chain import Chain
 from kymo.processors.intake import Intake
-from kymo.processors.join import Branch, Decision, Join
+from kymo.processors.join import Decision, Join
+from kymo.processors.steps.maps import Scale
 from kymo.processors.windows import Windows
 from kymo.streams.chunk import Chunk, Header, sample_time_ns, signal_format
 from kymo.streams.errors import FormatError
@@ -36,23 +38,67 @@ def branch(
     return Branch(stream, rate, Chain((Intake(names, bridge=bridge),)), sample, required)
 
 
+def sparse(
+    stream: str, sample: str = "hold", reach_ms: float = 5000, required: bool = False, channels: int = 1
+) -> Branch:
+    """An irregular input."""
+    chain = Chain((Intake(tuple(f"{stream}{i}" for i in range(channels))),))
+    return Branch(stream, "0", chain, sample, required, reach_ns=round(reach_ms * 10**6))
+
+
 def joined(pick: random.Random) -> tuple[Join, dict[str, list[Run]]]:
-    """A join of two to four streams, and a recording of each: gaps, clocks set anew, samples that are no numbers."""
+    """A join of two to five streams, up to two of them irregular, and a recording of each: gaps, clocks set anew, samples that are
+    no numbers."""
     ticks, branches = pick.choice(["4", "10", "30"]), list[Branch]()
-    for number in range(pick.randint(2, 4)):
+    irregular = pick.choice([0, 0, 1, 1, 2])
+    for number in range(pick.randint(1 if irregular else 2, 3 if irregular else 4)):
         rate, sample = pick.choice(RATES), pick.choice(["linear", "hold", "nearest", "mean", "count", "block"])
         if sample == "block" and (Fraction(rate) / Fraction(ticks)).denominator != 1:
             rate = ticks
         branches.append(
             branch(f"s{number}", rate, sample, pick.random() < 0.3, pick.randint(1, 2), pick.choice([0, 0, 3]))
         )
-    if all(item.sample == "count" for item in branches):
+    grid = pick.choice(branches).stream
+    ways = ["linear", "hold", "nearest", "mean", "count"]
+    for number in range(irregular):
+        way, reach = pick.choice(ways), pick.choice([40, 250, 5000])
+        branches.append(sparse(f"t{number}", way, reach, pick.random() < 0.3, pick.randint(1, 2)))
+    if all(is_no_reason(item) for item in branches):
         branches[0] = replace(branches[0], sample="hold")
-    spec = Join(tuple(branches), ticks, pick.choice(branches).stream)
-    return spec, {item.stream: recorded(pick, item) for item in branches}
+    pick.shuffle(branches)
+    spec = Join(tuple(branches), ticks, grid)
+    return spec, {
+        item.stream: (stamped if item.rate == "0" else recorded)(pick, item, Fraction(ticks)) for item in branches
+    }
 
 
-def recorded(pick: random.Random, item: Branch) -> list[Run]:
+def is_no_reason(item: Branch) -> bool:
+    return item.sample == "count" or (item.rate == "0" and item.sample == "hold")
+
+
+def stamped(pick: random.Random, item: Branch, ticks: Fraction) -> list[Run]:
+    """An irregular stream of one input: times that are equal, on ticks, far apart, or go back."""
+    at, runs = pick.choice([0, 0, 3, 10**9]), list[Run]()
+    header = Header("s", ORIGIN + pick.choice([0, 5]), item.raw)
+    now = ORIGIN + pick.choice([0, 1, pick.randint(-(10**9), 10**10)])
+    for _ in range(pick.randint(0 if pick.random() < 0.2 else 1, 4)):
+        times = list[int]()
+        for _ in range(pick.randint(1, 12)):
+            tick = ORIGIN + int((Fraction(now - ORIGIN) * ticks / 10**9).__ceil__() * 10**9 // ticks)
+            now = pick.choice([now, tick, tick - 1, now + pick.randint(1, 10**8), now + pick.randint(1, 2 * 10**9)])
+            times.append(max([now, *times]))
+        data = samples(item.raw, len(times), pick.randint(0, 999)).copy()
+        if pick.random() < 0.3:
+            data[pick.randrange(len(data)) :][: pick.randint(1, 5)] = np.nan
+        runs.append(Run(header, at, data, np.array(times, np.int64)))
+        at += len(data) + pick.choice([0, 0, 2])
+        now += pick.choice([0, 10**9, 20 * 10**9, -(10**8)])
+        if pick.random() < 0.2:
+            header = replace(header, origin_ns=header.origin_ns + 7)
+    return runs
+
+
+def recorded(pick: random.Random, item: Branch, ticks: Fraction) -> list[Run]:
     """A stream of one input, of some seconds."""
     header = Header("s", ORIGIN + pick.choice([0, 0, pick.randint(-(10**9), 10**9)]), item.raw)
     at, runs, rate = pick.choice([0, 0, 3, 10**9]), list[Run](), float(Fraction(item.rate))
@@ -79,11 +125,39 @@ def cut(pick: random.Random, runs: list[Run]) -> list[Chunk]:
         start = 0
         while start < len(item.data):
             stop = min(start + pick.choice([1, 2, 5, 40, 1000]), len(item.data))
-            chunks.append(Chunk(item.header, item.first + start, item.data[start:stop]))
+            times = None if item.times_ns is None else item.times_ns[start:stop]
+            chunks.append(Chunk(item.header, item.first + start, item.data[start:stop], times))
             if pick.random() < 0.1:
                 chunks.append(pick.choice(chunks))
             start = stop
     return chunks
+
+
+def marked(pick: random.Random, chunks: list[Chunk]) -> list[Chunk]:
+    """The chunks of an irregular stream with progress marks, some of them in chunks with samples."""
+    if not chunks or chunks[0].times_ns is None or pick.random() < 0.3:
+        return chunks
+    before = [-(2**62)]  # before each chunk, the newest time: an earlier one does not count
+    for chunk in chunks:
+        before.append(max(before[-1], *stamps(chunk)))
+    out, soonest = list[Chunk](), before[-1] + 10**10
+    for chunk, newest, reached in zip(chunks[::-1], before[-2::-1], before[:0:-1], strict=True):
+        if pick.random() < 0.4:
+            mark = pick.choice([soonest, reached, pick.randint(reached, soonest), reached - 10**9])
+            with_samples = pick.random() < 0.3
+            empty = replace(chunk, first_index=chunk.end_index, data=chunk.data[:0], times_ns=np.empty(0, np.int64))
+            out += [] if with_samples else [replace(empty, complete_ns=mark)] * pick.choice([1, 1, 2])
+            out.append(replace(chunk, complete_ns=mark if with_samples else None))
+        else:
+            out.append(chunk)
+        soonest = min([soonest, *(time for time in stamps(chunk) if time >= newest)])
+    return out[::-1]
+
+
+def stamps(chunk: Chunk) -> list[int]:
+    assert chunk.times_ns is not None
+    times: list[int] = chunk.times_ns.tolist()
+    return times
 
 
 def interleaved(pick: random.Random, queues: Sequence[list[Chunk]]) -> list[Chunk]:
@@ -98,7 +172,9 @@ def interleaved(pick: random.Random, queues: Sequence[list[Chunk]]) -> list[Chun
 def ended(chunks: list[Chunk], item: Branch) -> list[Chunk]:
     """The same with the stream's end mark."""
     last = chunks[-1] if chunks else Chunk(Header("s", ORIGIN, item.raw), 0, np.empty((0, *item.raw.shape), np.float32))
-    return [*chunks, replace(last, first_index=last.end_index, data=last.data[:0], end=True)]
+    times = np.empty(0, np.int64) if item.rate == "0" else None
+    mark = replace(last, first_index=last.end_index, data=last.data[:0], times_ns=times, end=True, complete_ns=None)
+    return [*chunks, mark]
 
 
 def defined(spec: Join, runs: dict[str, list[Run]], decisions: Sequence[Decision] = ()) -> dict[int, bytes]:
@@ -113,14 +189,20 @@ def defined(spec: Join, runs: dict[str, list[Run]], decisions: Sequence[Decision
     tick = math.ceil(Fraction(grid.header.time_ns(grid.first_index) - origin) * rate / 10**9)
     values, lasts = {}, [tick]
     for item in spec.branches:
-        values[item.stream], last = sampled(item, clean[item.stream], origin, rate, tick)
-        lasts.append(last)
+        if item.rate != "0":
+            values[item.stream], last = sampled(item, clean[item.stream], origin, rate, tick)
+            lasts.append(last)
+            continue
+        points = [(t, row) for c in clean[item.stream] for t, row in zip(stamps(c), c.data, strict=True)]
+        ends = [math.floor(Fraction(t + item.reach_ns - origin) * rate / 10**9) + 2 for t, _ in points[-1:]]
+        lasts += ends if not is_no_reason(item) else []
+        values[item.stream] = Points(item, points, origin, rate)
     out = {}
     for k in range(tick, max(lasts)):
         rows = [None if is_void(decisions, b.stream, k) else values[b.stream].get(k) for b in spec.branches]
         there = [row is not None and not np.isnan(row).all() for row in rows]
-        counts = [b.sample == "count" for b in spec.branches]
-        if any(t and not c for t, c in zip(there, counts, strict=True)) and all(
+        reasons = [not is_no_reason(b) for b in spec.branches]
+        if any(t and r for t, r in zip(there, reasons, strict=True)) and all(
             t or not b.required for t, b in zip(there, spec.branches, strict=True)
         ):
             filled = [
@@ -129,6 +211,38 @@ def defined(spec: Join, runs: dict[str, list[Run]], decisions: Sequence[Decision
             ]
             out[k] = np.concatenate(filled).astype(np.float32).tobytes()
     return out
+
+
+@dataclass(frozen=True)
+class Points:
+    """What an irregular input says at each tick, by its definition."""
+
+    item: Branch
+    points: list[tuple[int, Any]]
+    origin: int
+    rate: Fraction
+
+    def get(self, tick: int) -> Any:
+        now, then = (sample_time_ns(self.origin, self.rate, k) for k in (tick, tick + 1))
+        under = [row for t, row in self.points if now <= t < then]
+        if self.item.sample == "count":
+            return np.array([len(under)], np.float32)
+        if self.item.sample == "mean":
+            return np.stack(under).mean(0, dtype=np.float64).astype(np.float32) if under else None
+        old = [point for point in self.points if point[0] <= now][-1:]
+        new = [point for point in self.points if point[0] > now][:1]
+        if self.item.sample == "hold":
+            return next((row for t, row in old if now - t <= self.item.reach_ns), None)
+        if self.item.sample == "nearest":
+            near = [(abs(t - now), number, row) for number, (t, row) in enumerate(old + new)]
+            age, _, row = min(near, key=lambda item: item[:2], default=(2**63, 0, None))
+            return row if age <= self.item.reach_ns else None
+        if old and old[0][0] == now:
+            return old[0][1]
+        if not old or not new or new[0][0] - old[0][0] > self.item.reach_ns:
+            return None
+        share = np.float64(now - old[0][0]) / (new[0][0] - old[0][0])
+        return (old[0][1] * (1 - share) + new[0][1] * share).astype(np.float32)
 
 
 def is_void(decisions: Sequence[Decision], stream: str, tick: int) -> bool:
@@ -153,14 +267,28 @@ def sampled(item: Branch, chunks: list[Chunk], origin: int, rate: Fraction, firs
     for number, (header, rows) in enumerate(parts):
         following = parts[number + 1] if number + 1 < len(parts) else None
         end_ns = following[0].time_ns(min(following[1])) if following else header.time_ns(max(rows) + 1)
-        while sample_time_ns(origin, rate, tick) < end_ns:
-            value = at_tick(
-                item, header, rows, sample_time_ns(origin, rate, tick), sample_time_ns(origin, rate, tick + 1)
-            )
+        while True:
+            times = sample_time_ns(origin, rate, tick), sample_time_ns(origin, rate, tick + 1)
+            # What rests on samples that have come is decided, though a clock that is set back begins before.
+            if times[0] >= end_ns and rests_to(item, header, *times) > max(rows):
+                break
+            value = at_tick(item, header, rows, *times)
             if value is not None:
                 out[tick] = value
             tick += 1
     return out, tick
+
+
+def rests_to(item: Branch, header: Header, now: int, then: int) -> int:
+    """The last sample that a tick rests on, by number."""
+    after = math.ceil(Fraction(now - header.origin_ns) * header.format.rate / 10**9)
+    before = after if header.time_ns(after) == now else after - 1
+    if item.sample in ("mean", "count"):
+        return math.ceil(Fraction(then - header.origin_ns) * header.format.rate / 10**9) - 1
+    if item.sample == "block":
+        return after + round(header.format.rate * Fraction(then - now, 10**9)) - 1
+    near = now - header.time_ns(before) <= header.time_ns(after) - now
+    return before if item.sample == "hold" or (item.sample == "nearest" and near) else after
 
 
 def at_tick(item: Branch, header: Header, rows: dict[int, Any], now: int, then: int) -> Any:
@@ -198,7 +326,7 @@ def campaign(seed: int) -> None:
     pick = random.Random(seed)
     spec, runs = joined(pick)
     wanted = defined(spec, runs)
-    feed = interleaved(pick, [ended(cut(pick, runs[b.stream]), b) for b in spec.branches])
+    feed = interleaved(pick, [ended(marked(pick, cut(pick, runs[b.stream])), b) for b in spec.branches])
     stage, items = spec.build(), list[Any]()
     for chunk in feed:
         if pick.random() < 0.1:
@@ -221,7 +349,7 @@ def decided(seed: int) -> None:
     spec, runs = joined(pick)
     if not runs[spec.grid]:
         return
-    queues = {b.stream: deque(ended(cut(pick, runs[b.stream]), b)) for b in spec.branches}
+    queues = {b.stream: deque(ended(marked(pick, cut(pick, runs[b.stream])), b)) for b in spec.branches}
     stage, items, decisions = spec.build(), list[Any](), list[Decision]()
     while any(queues.values()):
         name = pick.choice([n for n, q in queues.items() if q])
@@ -239,7 +367,10 @@ def decided(seed: int) -> None:
     assert came(items) == wanted
     again = spec.build()
     known = [item for decision in decisions for item in again.decide(decision)]
-    assert came(known + run_again(pick, again, [ended(cut(pick, runs[b.stream]), b) for b in spec.branches])) == wanted
+    assert (
+        came(known + run_again(pick, again, [ended(marked(pick, cut(pick, runs[b.stream])), b) for b in spec.branches]))
+        == wanted
+    )
 
 
 def run_again(pick: random.Random, stage: Any, queues: list[list[Chunk]]) -> list[Any]:
@@ -320,3 +451,97 @@ def test_blocks_are_locked_to_the_ticks() -> None:
     (out,) = run(spec, [*fast, *slow])
     assert out.data[:, 1:].ravel().tolist() == list(range(128))
     assert spec.output({}).channels == ("a0", *(f"b0.{i}" for i in range(16)))
+
+
+def pulses(count: int) -> Any:
+    return np.arange(count, dtype=np.float32)[:, None] ** 2 % 7
+
+
+@pytest.mark.parametrize(
+    ("sample", "reach_ms"), [("linear", 50), ("hold", 49.999999), ("nearest", 30), ("mean", 0), ("count", 0)]
+)
+@pytest.mark.parametrize("shift_ns", [0, 1, 10**7])
+def test_an_irregular_stream_of_even_times_equals_the_regular_one(sample: str, reach_ms: float, shift_ns: int) -> None:
+    even, grid = branch("b", "20", sample), branch("a", "10", required=True)
+    odd = sparse("b", sample, reach_ms)
+    header = Header("s", ORIGIN + shift_ns, even.raw)
+    values = pulses(100)
+    parts = [(0, 40), (44, 100)]  # with a gap, over which neither says anything
+    times = np.array([header.time_ns(i) for i in range(100)], np.int64)
+    slow = [Chunk(Header("s", ORIGIN, grid.raw), 0, pulses(48))]
+    regular = [Chunk(header, a, values[a:b]) for a, b in parts]
+    irregular = [Chunk(Header("s", ORIGIN, odd.raw), a, values[a:b], times[a:b]) for a, b in parts]
+    wanted = came(run(Join((grid, even), "10", "a"), [*slow, *regular]))
+    assert came(run(Join((grid, odd), "10", "a"), [*slow, *irregular])) == wanted
+    assert sorted(wanted) == list(range(48))
+
+
+def test_progress_marks_release_what_waits_for_a_sparse_stream() -> None:
+    spec = Join((branch("eda", "4"), sparse("tag", "count")), "4", "eda")
+    eda, tag = (Header("s", ORIGIN, item.raw) for item in spec.branches)
+    none, no_times = np.empty((0, 1), np.float32), np.empty(0, np.int64)
+    stage = spec.build()
+    assert stage.push(Chunk(eda, 0, pulses(2400))) == []
+    first = Chunk(tag, 0, none, no_times, complete_ns=ORIGIN + 600 * 10**9)
+    (out,) = stage.push(first)
+    assert (out.first_index, out.count) == (0, 2400)
+    assert not out.data[:, 1].any()
+    assert stage.push(first) == stage.push(Chunk(tag, 0, none, no_times, complete_ns=ORIGIN)) == []
+    stage.push(Chunk(eda, 2400, pulses(80)))
+    beat = np.array([ORIGIN + 601 * 10**9 + 1] * 3, np.int64)
+    (out,) = stage.push(Chunk(tag, 0, np.zeros((3, 1), np.float32), beat))
+    assert (out.first_index, out.count) == (2400, 4)
+    # Neither samples nor marks: whoever knows the clock decides. A mark, even without a sample, brings it back.
+    wait = next(wait for wait in stage.waits() if wait.stream == "tag")
+    assert (wait.tick, wait.newest) == (2404, 2480)
+    (out,) = stage.decide(Decision("tag", 2404))
+    assert np.isnan(out.data[:, 1]).all()
+    assert out.end_index == 2480
+    stage.push(Chunk(tag, 3, none, no_times, complete_ns=ORIGIN + 625 * 10**9))
+    wait = next(wait for wait in stage.waits() if wait.stream == "tag")
+    assert (wait.back, wait.since) == (2480, 2404)
+    stage.decide(Decision("tag", 2404, 2480))
+    (out,) = stage.push(Chunk(eda, 2480, pulses(40)))
+    assert out.end_index == 2500
+    assert not out.data[:, 1].any()
+
+
+def test_an_irregular_stream_that_ended_counts_nothing_from_then_on() -> None:
+    spec = Join((branch("eda", "4"), sparse("tag", "count"), sparse("ibi", reach_ms=2000)), "4", "eda")
+    eda, tag, ibi = (Header("s", ORIGIN, item.raw) for item in spec.branches)
+    at, one = np.array([ORIGIN + 10**9], np.int64), np.ones((1, 1), np.float32)
+    chunks = [Chunk(tag, 0, one, at, end=True), Chunk(ibi, 0, one, at, end=True), Chunk(eda, 0, pulses(40), end=True)]
+    for feed in (chunks, chunks[::-1]):
+        out = np.concatenate([c.data for c in run(spec, feed)])
+        assert out[:, 1].tolist() == [float(k == 4) for k in range(40)]
+        assert np.isfinite(out[:, 2]).tolist() == [4 <= k <= 12 for k in range(40)]
+    silent = np.concatenate([c.data for c in run(spec, chunks[1:])])
+    assert np.isnan(silent[:, 1]).all()  # of a stream that never was there is no count
+
+
+def test_steps_of_an_irregular_input_keep_its_times() -> None:
+    ibi = replace(sparse("ibi"), chain=Chain((Intake(("ibi0",)), Scale(1000.0))))
+    spec = Join((branch("a", "4"), ibi), "4", "a")
+    (out,) = run(
+        spec,
+        [
+            Chunk(Header("s", ORIGIN, ibi.raw), 0, np.full((1, 1), 0.8, np.float32), np.array([ORIGIN], np.int64)),
+            Chunk(Header("s", ORIGIN, spec.branches[0].raw), 0, pulses(4)),
+        ],
+    )
+    assert out.data[:, 1].tolist() == [np.float32(0.8) * 1000] * 4
+
+
+@pytest.mark.parametrize(
+    ("branches", "why"),
+    [
+        (lambda: (branch("a", "4"), sparse("b", "block")), "takes evenly sampled streams"),
+        (lambda: (branch("a", "4"), sparse("b", "hold", 0)), "reach_ns 0, expected how long a value"),
+        (lambda: (sparse("a"), branch("b", "4")), "grid 'a' is irregular"),
+        (lambda: (branch("a", "4", "count"), sparse("b")), "counted alone"),
+        (lambda: (branch("a", "-4"), branch("b", "4")), "above 0"),
+    ],
+)
+def test_irregular_inputs_that_are_none(branches: Any, why: str) -> None:
+    with pytest.raises(FormatError, match=why):
+        Join(branches(), "4", "a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -119,6 +120,7 @@ TWO = np.zeros((2, 2), np.float32)
         Chunk(Header("s", 0, Format("imu", ("a", "a"), (), Fraction(1), "float32", (2,))), 0, TWO),
         Chunk(Header("s", 0, Format("imu", ("a",), (), Fraction(1), "float16", (1,))), 0, np.zeros((1, 1), np.float16)),
         Chunk(Header("s", 0, Format("v", ("a",), (), Fraction(1), "jpeg", ())), 0, np.array([b""], object)),
+        Chunk(Header("s", 0, FMT), 0, TWO, complete_ns=5),
     ],
 )
 def test_what_no_reader_would_take_is_not_written(chunk: Chunk) -> None:
@@ -143,6 +145,16 @@ def test_an_end_mark_of_an_irregular_stream() -> None:
     came = codec.decode(codec.encode(mark))
     assert_same(came, mark)
     assert came.start_ns == 77
+
+
+def test_a_progress_mark_is_an_empty_chunk_to_whoever_does_not_know_it() -> None:
+    header, codec = Header("s", 77, imu(1, rate=0)), ChunkCodec()
+    plain = Chunk(header, 9, np.empty((0, 1), np.float32), np.empty(0, np.int64))
+    mark = replace(plain, complete_ns=-5)
+    raw = codec.encode(mark)
+    assert_same(codec.decode(raw), mark)
+    data = codec.encode(plain)
+    assert raw == data.replace(b"\xf2\x01\x00", b"\xa1\x01" + (-5).to_bytes(8, "little", signed=True) + b"\xf2\x01\x00")
 
 
 def test_layout_in_bytes() -> None:
@@ -316,6 +328,8 @@ def plain(**other: Any) -> bytes:
         {"chain": "x", "span": 2**32 - 1, "step_num": 2**53, "step_den": 1},
         {"rate_num": 0, "times_ns": np.array([5, 4]).tobytes()},
         {"rate_num": 0, "times_ns": np.array([5, 2**62]).tobytes()},
+        {"rate_num": 0, "times_ns": np.array([5, 6]).tobytes(), "complete_ns": 2**62},
+        {"complete_ns": 5},
         {"rate_num": 0, "times_ns": np.array([-(2**63), 4]).tobytes()},
         {"dtype": "jpeg", "shape": [2], "frame_bytes": [16]},
         {"dtype": "jpeg", "shape": [], "frame_bytes": [1] * (2**16 + 1), "data": b"x" * (2**16 + 1)},

@@ -26,9 +26,10 @@ from kymo.models.serving.operator import Operator
 from kymo.models.serving.outputs import Events
 from kymo.models.serving.partition import Limits
 from kymo.models.serving.snapshots import Handover
+from kymo.processors.branch import Branch
 from kymo.processors.chain import Chain
 from kymo.processors.intake import Intake
-from kymo.processors.join import Branch, Decision, Join, JoinStage
+from kymo.processors.join import Decision, Join, JoinStage
 from kymo.processors.windows import Windows
 from kymo.streams.chunk import Chunk, Header
 from kymo.streams.codec import ChunkCodec
