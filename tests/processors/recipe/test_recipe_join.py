@@ -13,8 +13,9 @@ import pytest
 from recipes_made import RecipeText, recipe_text, toml
 
 from kymo.models.data.dataset import streams_of, why_not, windows_of
+from kymo.processors.branch import Branch
 from kymo.processors.chain import Chain
-from kymo.processors.join import Branch, Join
+from kymo.processors.join import Join
 from kymo.processors.recipe.load import parse_recipe
 from kymo.streams.chunk import Array, Header, Window, signal_format
 from kymo.streams.errors import RecipeError
