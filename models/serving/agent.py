@@ -3,9 +3,7 @@
 It knows aiokafka's records and producer but no Faust: `processors.faust_app.BatchApp` calls it. Windows that become whole while a batch is
 being classified form the next batch.
 
-Whatever it has to let go of (partitions that are revoked, everything when it stops, a kind of windows that another bundle replaces) goes
-one way: the batch under way is finished, what was published is committed, the rest is forgotten, and whoever is next takes it up from
-the commit. All of that ends before the lease on the partitions does, or the process begins again.
+A kind of windows that another bundle replaces is let go of as partitions are that are revoked, see :mod:`kymo.models.serving.member`.
 """
 
 from __future__ import annotations
@@ -14,16 +12,16 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from kymo.models.predict import Predictor
 from kymo.models.serving.handover import Commits, read_handovers
+from kymo.models.serving.member import Member
 from kymo.models.serving.operator import SILENT, Classify, Operator, from_thread
 from kymo.models.serving.partition import Limits, Partition, Pending
 from kymo.models.serving.runtime import Outbox, Outgoing, Runtime, rejection
@@ -36,27 +34,19 @@ _PENDING_MAX, _PENDING_BYTES = 256, 32 * 2**20  # windows waiting: beyond it not
 _YIELD_S = 0.005  # how long records are taken before other tasks have their turn
 
 
-class Agent:
+class Agent(Member):
     """Takes records, gives events."""
 
     def __init__(self, operator: Operator, runtime: Runtime, limits: Limits | None = None) -> None:
-        self.operator, self._limits, self._runtime = operator, limits, runtime
+        super().__init__(runtime)
+        self.operator, self._limits = operator, limits
         self.partitions: dict[int, Partition] = {}
-        self._life = 0  # counts how often it has let go of everything
-        self._holding = 0  # whether it is about to: nothing new is begun then
         self._pending: deque[tuple[Partition, Pending]] = deque()
         self._pending_bytes = 0
-        self._changed = asyncio.Condition()
-        self._turn = asyncio.Lock()  # no record is taken while snapshots are stored
-        self._ending = asyncio.Lock()
         self._idle = asyncio.Event()  # no batch is being classified
         self._idle.set()
-        self._outbox = Outbox(runtime.kafka.aiokafka_producer, self._fail, self._stamp_ms)
         self._commits = Commits(self.partitions, lambda: self.operator, runtime, self._outbox)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="classify")
-        self._tasks: list[asyncio.Task[None]] = []
-        self._loading: asyncio.Task[None] | None = None
-        self._failure: BaseException | None = None
         self._batch_size = 1  # windows in the next batch
         self._overdue = False  # nothing is taken until a session that holds the commit back can be stored
 
@@ -73,21 +63,7 @@ class Agent:
             )
         if self.operator.champion is not None and self.operator.anew is not None:
             self.operator.champion.rechain = from_thread(self.rechain)
-        loops = self._classify, partial(self._commit_every, commit_every_s)
-        self._tasks = [asyncio.create_task(self._guard(loop)) for loop in loops]
-
-    def _stamp_ms(self) -> int:
-        return self._runtime.kafka.lease.stamp_ms
-
-    async def _guard(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        try:
-            await work()
-        except asyncio.CancelledError:
-            raise
-        except KafkaError as error:
-            self._fail(DeliveryError(f"Kafka's client gave up ({error!r})"))
-        except BaseException as error:
-            self._fail(error)
+        self._run(self._classify, partial(self._commit_every, commit_every_s))
 
     # --- taking records
 
@@ -162,13 +138,6 @@ class Agent:
 
     # --- taking over, letting go
 
-    def on_assigned(self) -> None:
-        """Load what came, in a task of its own: a rebalance is over only when this returns."""
-        self._begin_loading()
-
-    def _begin_loading(self) -> None:
-        self._loading = asyncio.create_task(self._guard(partial(self._load, self._life)))
-
     async def _load(self, life: int) -> None:
         """The assigned partitions as their last owners left them; then their records may come."""
         runtime, operator = self._runtime, self.operator
@@ -205,30 +174,6 @@ class Agent:
         if gone := [*handover.gone, *handover.odd_snapshots]:
             self._commits.forget(number, gone)
 
-    async def on_revoked(self) -> None:
-        """Finish what is under way, commit it and forget the partitions."""
-        async with self._letting_go():
-            pass
-
-    @contextlib.asynccontextmanager
-    async def _letting_go(self) -> AsyncIterator[None]:
-        """Nothing is taken, classified or committed any more, what was published is committed, nothing is held."""
-        self._life += 1
-        self._holding += 1
-        self._runtime.kafka.hold()
-        try:
-            async with self._ending:
-                await self._wake()
-                if self._loading is not None:
-                    self._loading.cancel()
-                    await asyncio.wait([self._loading])
-                    self._loading = None
-                if self.partitions:
-                    await self._within_lease(self._finish())
-                yield
-        finally:
-            self._holding -= 1
-
     async def _finish(self) -> None:
         async with self._turn:
             await self._idle.wait()
@@ -238,15 +183,6 @@ class Agent:
             self._raise_failure()
             await self._commits.commit_offsets()
             self.partitions.clear()
-
-    async def _within_lease(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        while not task.done():
-            if (left_s := self._runtime.kafka.lease.left_s) <= 0:
-                task.cancel()
-                raise DeliveryError("partitions were not handed over in time; others may own them")
-            await asyncio.wait([task], timeout=left_s)
-        task.result()
 
     async def rechain(self, predictor: Predictor) -> None:
         """Let a predictor take over whose windows are of another kind: everything is let go of, and taken up with the other chain."""
@@ -264,19 +200,12 @@ class Agent:
         await self._wait_for(lambda: self._loading is None or self._loading.done())
 
     async def on_stop(self) -> None:
-        """Let go of everything, and close."""
         try:
-            if self._failure is None:
-                async with self._letting_go():
-                    pass
+            await super().on_stop()
         finally:
-            for task in self._tasks:
-                task.cancel()
             if self.operator.shadow is not None:
                 self.operator.shadow.close()
-            self._outbox.close()
             self._thread.shutdown(wait=False, cancel_futures=True)
-            await self._runtime.read_back.close()
 
     # --- classifying
 
@@ -367,22 +296,3 @@ class Agent:
                     for session, decision in decided:
                         self._add(partition, partition.decide(session, decision))
         await self._wake()
-
-    async def _wake(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
-    async def _wait_for(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            self._raise_failure()
-            await asyncio.sleep(0.002)
-        self._raise_failure()
-
-    def _fail(self, error: BaseException) -> None:
-        if self._failure is None:
-            self._failure = error
-            self._runtime.failed(error)
-
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
