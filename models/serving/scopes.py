@@ -51,10 +51,10 @@ class Machine(Protocol):
     def over(self) -> bool:
         """Whether a new one would do as well from here on."""
 
-    def push(self, item: Any, now_ns: int) -> list[Finding]:
-        """Take an item."""
+    def push(self, item: Any, now_ns: int) -> list[Any]:
+        """Take an item; give what is found."""
 
-    def tick(self, now_ns: int) -> list[Finding]:
+    def tick(self, now_ns: int) -> list[Any]:
         """Hear that it is so late; everything that had come was taken before."""
 
     def snapshot(self) -> dict[str, Any]:
@@ -74,6 +74,9 @@ class EventOperator:
     topic: str  # full name of the topic for what is found; it must be a fenced one
     item: Callable[[Any], tuple[str, Any] | None]  # scope and item of a record; None for one that is not for it
     machine: Callable[[str], Machine]  # a new one for a scope
+    finding: Callable[
+        [Any, int], Finding
+    ]  # what a machine found, as it is published; stamped with the present, Unix ns
     identify: Callable[
         [bytes | None], str | None
     ]  # the id of what stands in `topic`; None where others have written it
@@ -227,9 +230,9 @@ class Scopes:
         scope = self.scopes[name] = Scope(name, self._operator.machine(name))
         return scope
 
-    def _react(self, scope: Scope, findings_of: Callable[[], Sequence[Finding]]) -> None:
+    def _react(self, scope: Scope, find: Callable[[], Sequence[Any]]) -> None:
         try:
-            findings = findings_of()
+            findings = [self._operator.finding(found, self._now_ns()) for found in find()]
         except Exception as error:  # no record may end a worker, again at every start
             self._damaged(scope.name, error)
             scope.machine, findings = self._operator.machine(scope.name), []

@@ -112,6 +112,12 @@ def load_recipe(path_or_name: str | Path) -> Recipe:
     RecipeError
         If there is none, or it does not hold together; the text names file and line.
     """
+    path = recipe_file(path_or_name)
+    return parse_recipe(read_text(path, RecipeError), path)
+
+
+def recipe_file(path_or_name: str | Path) -> Path:
+    """The file that a path or a name is; a RecipeError where no recipe has the name."""
     text = str(path_or_name)
     path = Path(text)
     if not text.endswith(".toml"):
@@ -123,8 +129,8 @@ def load_recipe(path_or_name: str | Path) -> Recipe:
             names = {file.stem for folder in folders for file in folder.glob("*.toml")}
             hint = nearest(text, names) if names else "; write one with `kymo init`"
             raise RecipeError(f"no recipe {text!r} in {folders[0]} or among those that come with Kymo{hint}")
-        path = files[0]
-    return parse_recipe(read_text(path, RecipeError), path)
+        return files[0]
+    return path
 
 
 def parse_recipe(text: str, path: Path | None = None) -> Recipe:
@@ -143,6 +149,10 @@ def parse_recipe(text: str, path: Path | None = None) -> Recipe:
         If it does not hold together; the text names file and line, and the nearest valid word.
     """
     document = Document(text, path)
+    for number, table in enumerate(document.tables("input")):
+        if "events" in table:
+            why = "this recipe takes the events of others: `kymo run`, `kymo worker` and `kymo up` take it, nothing else does"
+            raise document.error(("input", number), why, "events")
     tables = document.read(RecipeTables)
     chain, windows, notes = compile_chain(document, tables)
     return Recipe(

@@ -38,6 +38,11 @@ class Document:
                 f"no valid TOML: {_AT_LINE.sub('', str(error))}", path, int(at[1]) if at else None
             ) from None
 
+    def tables(self, name: str) -> list[dict[str, Any]]:
+        """An array of tables as it stands; empty where there is none."""
+        given = self.values.get(name)
+        return [table for table in given if isinstance(table, dict)] if isinstance(given, list) else []
+
     def line(self, where: KeyPath) -> int | None:
         """Find the line of a key, or of the nearest table around it: with which the text first holds it."""
         while where and not _holds(self.values, where):

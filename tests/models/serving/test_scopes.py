@@ -6,23 +6,19 @@ import contextlib
 import json
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+from collections.abc import Mapping
 from typing import Any
 from unittest import mock
 
 import pytest
 from aiokafka.structs import TopicPartition
-from hypothesis import currently_in_test_context, given, note, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scope_lab import SECOND_NS, ItemLife, ItemLog, act
 
 from kymo.models.serving import scopes
-from kymo.models.serving.scopes import EventOperator, Finding, Machine, Scope, Scopes, ScopesHandover, ScopeSnapshot
+from kymo.models.serving.scopes import EventOperator, Finding, Scope, Scopes, ScopesHandover, ScopeSnapshot
 from kymo.streams.errors import MessageError
-
-SECOND_NS = 10**9
-MOVES = ["arrive"] * 3 + ["read"] * 5 + ["store", "publish", "hear", "commit", "tick", "wait"] * 2 + ["crash"]
 
 
 class Bundler:
@@ -64,114 +60,7 @@ def item_of(record: Any) -> tuple[str, str] | None:
     return None if record.value == b"" else (record.key.decode(), record.value.decode())
 
 
-@dataclass
-class ItemLog:
-    """What outlives a worker."""
-
-    inputs: dict[TopicPartition, list[tuple[str, str]]]  # scope and item
-    whole: bool  # one scope for all of it
-    visible: dict[TopicPartition, int] = field(default_factory=dict)
-    found: list[Finding] = field(default_factory=list)
-    state: dict[str, bytes] = field(default_factory=dict)
-    commits: dict[TopicPartition, int] = field(default_factory=dict)
-
-    def left(self) -> ScopesHandover:
-        left = ScopesHandover({tp: self.commits.get(tp, 0) for tp in self.inputs}, snapshots=dict(self.state))
-        left.end = len(self.found)
-        left.published = {found.id for found in self.found[left.floor() :]}
-        return left
-
-
-class ItemLife:
-    """A worker between two crashes."""
-
-    def __init__(self, log: ItemLog, machine: Callable[[str], Machine], clock: list[int]) -> None:
-        operator = EventOperator("r", "r", ("in",), "out", item_of, machine, lambda _: None)
-        self.log, self.clock = log, clock
-        self.scopes = Scopes(0, operator, lambda: clock[0], pytest.fail)
-        self.scopes.load(log.left())
-        self.waiting: deque[tuple[Scope, Finding]] = deque()
-        self.sent: deque[tuple[Scope, Finding, int]] = deque()
-
-    def read(self, tp: TopicPartition, count: int) -> int:
-        start = self.scopes.next_offset[tp]
-        items = self.log.inputs[tp][start : min(start + count, self.log.visible.get(tp, 0))]
-        records = [
-            SimpleNamespace(offset=offset, key=b"" if self.log.whole else scope.encode(), value=item.encode())
-            for offset, (scope, item) in enumerate(items, start)
-        ]
-        self.scopes.take(tp, records)
-        return len(records)
-
-    def tick(self) -> None:
-        if self.scopes.rings:
-            self.scopes.tick({tp: self.log.visible.get(tp, 0) for tp in self.log.inputs})
-
-    def store(self, crash_after: int = 99, *, heard: bool = True) -> bool:
-        """Store what is due; False if it crashed on the way, perhaps before it heard of what is stored."""
-        for number, (scope, snapshot) in enumerate(self.scopes.snapshots()):
-            if number == crash_after and heard:
-                return False
-            if snapshot is None:
-                self.log.state.pop(scope.name, None)
-            else:
-                self.log.state[scope.name] = snapshot.encode()
-            if number == crash_after:
-                return False
-            self.scopes.stored(scope, snapshot)
-        return True
-
-    def publish(self, count: int) -> None:
-        self.waiting += self.scopes.released()
-        for _ in range(min(count, len(self.waiting))):
-            scope, found = self.waiting.popleft()
-            self.log.found.append(found)
-            self.sent.append((scope, found, len(self.log.found)))
-
-    def hear(self, count: int) -> None:
-        for _ in range(min(count, len(self.sent))):
-            self.scopes.acknowledge(*self.sent.popleft())
-
-    def commit(self) -> None:
-        for tp, offset in self.scopes.committable().items():
-            assert offset >= self.log.commits.get(tp, 0)
-            self.log.commits[tp] = offset
-            self.scopes.committed(tp, offset)
-
-    def finish(self) -> None:
-        """Take all, wait, and let everything through."""
-        for _ in range(4):
-            for tp in self.log.inputs:
-                while self.read(tp, 50):
-                    pass
-            self.tick()
-            self.store()
-            self.publish(10**6)
-            self.hear(10**6)
-            self.commit()
-            self.clock[0] += 100 * SECOND_NS
-
-
-def act(life: ItemLife, pick: random.Random) -> bool:
-    """A random step; False if it has crashed."""
-    name, tp, count, log = pick.choice(MOVES), pick.choice(sorted(life.log.inputs)), pick.randint(1, 6), life.log
-    if currently_in_test_context():
-        note(f"{name} {tp.partition} {count}")
-    if name == "arrive":
-        log.visible[tp] = min(log.visible.get(tp, 0) + count, len(log.inputs[tp]))
-    elif name == "read":
-        life.read(tp, count)
-    elif name == "store":
-        return life.store(pick.choice([99, 99, 0, 1]), heard=pick.random() < 0.5)
-    elif name == "publish":
-        life.publish(count)
-    elif name == "hear":
-        life.hear(count)
-    elif name == "wait":
-        life.clock[0] += pick.choice([SECOND_NS // 2, 2 * SECOND_NS, 40 * SECOND_NS])
-    elif name in ("commit", "tick"):
-        getattr(life, name)()
-    return name != "crash"
+OPERATOR = EventOperator("r", "r", ("in",), "out", item_of, Bundler, lambda found, _: found, lambda _: None)
 
 
 def recorded(pick: random.Random) -> ItemLog:
@@ -199,13 +88,13 @@ def campaign(seed: int, without: str = "") -> None:
     pick, clock = random.Random(seed), [10**18]
     log = recorded(pick)
     with mock.patch.object(scopes, "STORE_RECORDS", pick.choice([2, 10, 2000])), left_out(without):
-        life = ItemLife(log, Bundler, clock)
+        life = ItemLife(log, OPERATOR, clock)
         for _ in range(pick.randint(20, 150)):
             if not act(life, pick):
-                life = ItemLife(log, Bundler, clock)
+                life = ItemLife(log, OPERATOR, clock)
         log.visible = {tp: len(items) for tp, items in log.inputs.items()}
         for _ in range(2):
-            life = ItemLife(log, Bundler, clock)
+            life = ItemLife(log, OPERATOR, clock)
             life.finish()
             check(log)
 
@@ -214,9 +103,9 @@ def left_out(rule: str) -> Any:
     """One of the rules as it would be if it were none."""
     react, stored, encode = Scopes._react, Scopes.stored, ScopeSnapshot.encode
 
-    def published_at_once(self: Scopes, scope: Scope, findings_of: Any) -> None:
+    def published_at_once(self: Scopes, scope: Scope, find: Any) -> None:
         before = set(scope.outbox)
-        react(self, scope, findings_of)
+        react(self, scope, find)
         self._released += [(scope, found) for found in scope.outbox.values() if found.id not in before]
 
     def released_before(self: Scopes, scope: Scope, snapshot: ScopeSnapshot | None) -> None:
