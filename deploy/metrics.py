@@ -32,6 +32,7 @@ from kymo.streams.sessions import software_version
 
 if TYPE_CHECKING:
     from kymo.models.serving.partition import Partition
+    from kymo.models.serving.scopes import Scopes
 
 TOTALS = {
     "samples": "Samples that came in, of all channels at once",
@@ -103,7 +104,7 @@ class RecipeMetrics:
         self.shadow: Counter[str] = Counter()
         self.gauges: dict[str, Callable[[], int]] = {}  # by name, where each scrape asks
 
-    def took(self, partition: Partition, records: int, seconds: float) -> None:
+    def took(self, partition: Partition | Scopes, records: int, seconds: float) -> None:
         """Records were decoded and pushed through the chain; takes over what the partition has counted."""
         self.counts["records"] += records
         self.counts["samples"] += partition.samples

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 from kymo.deploy.worker_log import say
 from kymo.models.bundle import Bundle, check_model, load_bundle, raw_chain
 from kymo.models.serving.outputs import ENDLESS, DerivedChunks, Events, window_kinds
+from kymo.processors.recipe.fusion import FusionRecipe, load_fusion
 from kymo.processors.recipe.load import Recipe, load_recipe
 from kymo.streams.chunk import Chunk, Format
 from kymo.streams.errors import BrokerError, DeliveryError, FormatError, RecipeError
+from kymo.streams.events import Event
 from kymo.streams.kafka.admin import topic_ids
+from kymo.streams.messages import read_object
 from kymo.streams.settings import Settings
 from kymo.streams.topics import MIB, Names
 
@@ -47,10 +50,25 @@ def load_deployments(
         loaded_bundle = find(bundle or recipe.name, home)
         loaded_bundle.check(recipe)
         deployments.append(Deployment(recipe, loaded_bundle))
-    names = [deployment.recipe.name for deployment in deployments]
+    check_names([deployment.recipe.name for deployment in deployments])
+    return deployments
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse recipes that have one name."""
     if len(set(names)) != len(names):
         raise RecipeError(f"two recipes have the same name ({', '.join(names)}); a worker tells them apart by it")
-    return deployments
+
+
+def split_fusions(recipes: Sequence[str]) -> tuple[list[str], list[FusionRecipe]]:
+    """Recipes that take streams, and those that take the events of others."""
+    streams, fusions = list[str](), list[FusionRecipe]()
+    for name in recipes:
+        if (fusion := load_fusion(name)) is not None:
+            fusions.append(fusion)
+        else:
+            streams.append(name)
+    return streams, fusions
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -186,10 +204,8 @@ def bound_topics(role: str, recipe: Recipe, names: Names) -> tuple[str, ...]:
 def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed: Failed) -> Any:
     """A Faust app that plays a part; `failed` is told of an error after which going on is unsafe."""
     from kymo.models.serving.agent import Agent
-    from kymo.models.serving.handover import ReadBack
-    from kymo.models.serving.runtime import Runtime
     from kymo.models.serving.snapshots import BYTES_MAX
-    from kymo.processors.faust_app import BatchApp, reader_arguments
+    from kymo.processors.faust_app import BatchApp
 
     recipe, names = part.deployment.recipe, Names(settings.prefix)
     group, topics = group_of(part.role, recipe, names), group_topics(part.role, recipe, names)
@@ -202,7 +218,50 @@ def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed
             "not fit is read again from its topic after a restart, so its records must still be there; shorter windows or fewer "
             "channels avoid it"
         )
-    read_back, observer = ReadBack(reader_arguments(settings)), metrics.recipes[recipe.name]
+    app.handler = Agent(operator, _runtime(app, settings, metrics.recipes[recipe.name]))
+    return app
+
+
+def make_fusion_app(fusion: FusionRecipe, settings: Settings, instance: str, metrics: Any, failed: Failed) -> Any:
+    """A Faust app that fuses the events of a recipe's others; `failed` is as for :func:`make_app`."""
+    from kymo.models.serving.event_agent import EventAgent
+    from kymo.processors.faust_app import BatchApp
+
+    operator = fusion_operator(fusion, Names(settings.prefix))
+    app = BatchApp(f"{settings.prefix}.{fusion.name}.model", operator.inputs, settings, instance, failed)
+    app.handler = EventAgent(operator, _runtime(app, settings, metrics.recipes[fusion.name]))
+    return app
+
+
+def fusion_operator(fusion: FusionRecipe, names: Names) -> Any:
+    """What is done with events that are fused: they come from the topic that what they become goes to, from sessions to sessions."""
+    from kymo.models.fusion import Fusion
+    from kymo.models.serving.scopes import EventOperator, Finding
+
+    members, topic = {table.events for table in fusion.input}, names.of("events")
+
+    def item(record: Any) -> tuple[str, Event] | None:
+        if read_object(record.value).get("recipe") not in members:
+            return None
+        event = Event.from_json(record.value)
+        return None if event.head else (event.session, event)
+
+    def finding(event: Event, now_ns: int) -> Finding:
+        return Finding(event.id, event.session.encode(), event.to_json(now_ns))
+
+    def identify(value: bytes | None) -> str | None:
+        event = read_object(value)
+        return str(event.get("id")) if event.get("recipe") == fusion.name else None
+
+    state = f"{fusion.name}.fusion"
+    return EventOperator(fusion.name, state, (topic,), topic, item, lambda _: Fusion(fusion), finding, identify)
+
+
+def _runtime(app: Any, settings: Settings, observer: Any) -> Any:
+    """What the agent of an app runs on."""
+    from kymo.models.serving.handover import ReadBack
+    from kymo.models.serving.runtime import Runtime
+    from kymo.processors.faust_app import reader_arguments
 
     async def ids(topics: Sequence[str]) -> dict[str, str]:
         try:
@@ -210,8 +269,8 @@ def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed
         except BrokerError as error:  # it is away: what was taken is taken again once it is back
             raise DeliveryError(str(error)) from error
 
-    app.handler = Agent(operator, Runtime(app, names, read_back, observer, app.failed, ids, say))
-    return app
+    read_back = ReadBack(reader_arguments(settings))
+    return Runtime(app, Names(settings.prefix), read_back, observer, app.failed, ids, say)
 
 
 def make_reader(settings: Settings) -> Any:

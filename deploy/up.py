@@ -55,19 +55,24 @@ def up(recipes: tuple[str, ...], workers: int, archive: bool) -> None:
 
 
 def usable_recipes(recipes: Sequence[str], home: Path) -> list[str]:
-    """The recipes to run: those given, which must all be usable, or else those in ``./recipes`` that are."""
-    from kymo.deploy.roles import load_deployments
+    """The recipes to run: those given and those that they fuse, which must all be usable, or else those in ``./recipes`` that are."""
+    from kymo.deploy.roles import load_deployments, split_fusions
     from kymo.processors.recipe.load import INSTALLED
 
+    def with_fused(names: Sequence[str]) -> list[str]:
+        streams, fusions = split_fusions(names)
+        given = {deployment.recipe.name for deployment in load_deployments(streams, None, home)}
+        fused = {r.name: str(r.path) for fusion in fusions for r in fusion.recipes if r.name not in given}
+        load_deployments(list(fused.values()), None, home)
+        return [*fused.values(), *names]
+
     if recipes:
-        load_deployments(recipes, None, home)
-        return list(recipes)
+        return with_fused(recipes)
     folder = Path("recipes") if Path("recipes").is_dir() else INSTALLED
     usable = []
     for path in sorted(folder.glob("*.toml")):
         try:
-            load_deployments([str(path)], None, home)
-            usable.append(str(path))
+            usable += [name for name in with_fused([str(path)]) if name not in usable]
         except KymoError as error:
             _tell(f"left out: {error}")
     if not usable:

@@ -27,23 +27,27 @@ from mode import Service, Worker
 
 from kymo.deploy.broker import located
 from kymo.deploy.follow import Exchange, Follower, announced, bundle_of, current_champions
-from kymo.deploy.metrics import WorkerMetrics
+from kymo.deploy.metrics import RecipeMetrics, WorkerMetrics
 from kymo.deploy.metrics_server import Server, serve_metrics
 from kymo.deploy.roles import (
     BOTH,
     Deployment,
     Part,
     bound_topics,
+    check_names,
     derived_format,
     group_of,
     load_deployments,
     make_app,
+    make_fusion_app,
     make_part,
     make_reader,
+    split_fusions,
 )
 from kymo.deploy.worker_log import SPARSE, say, set_up_logging
 from kymo.models.bundle import Bundle, load_bundle
 from kymo.models.registry import CHAMPION
+from kymo.processors.recipe.fusion import FusionRecipe
 from kymo.streams.errors import BrokerError, BundleError, DeliveryError, KymoError
 from kymo.streams.files import lock
 from kymo.streams.kafka.admin import ensure_topics
@@ -77,15 +81,22 @@ def run_worker(
     """Run a worker until SIGTERM or SIGINT; returns when it has drained."""
     set_up_logging()
     role_names = roles_of(roles, settings)
-    deployments = _load(recipes, bundle, settings)
+    streams, fusions = split_fusions(recipes)
+    if role_names == ["processor"] and not streams:
+        raise KymoError(f"--roles processor: {', '.join(recipes)} takes events, which is the work of role model")
+    deployments = _load(streams, bundle, settings)
+    check_names([*(deployment.recipe.name for deployment in deployments), *(fusion.name for fusion in fusions)])
     if set(role_names) != {BOTH}:
         for deployment in deployments:
             derived_format(deployment.recipe)
     names = Names(settings.prefix)
     topic_groups = [bound_topics(role, deployment.recipe, names) for deployment in deployments for role in role_names]
-    settings = _reach(settings, topic_groups)
+    fused_topics = [(names.of("events"), names.of("state"))] if fusions else []
+    settings = _reach(settings, [*topic_groups, *fused_topics])
     with _instance(settings.home / "run") as instance:
-        _serve(deployments, role_names, settings, instance, follows=bundle is None and role_names != ["processor"])
+        follows = bool(deployments) and bundle is None and role_names != ["processor"]
+        fusions = fusions if role_names != ["processor"] else []
+        _serve(deployments, fusions, role_names, settings, instance, follows=follows)
 
 
 def _load(recipes: Sequence[str], bundle: str | None, settings: Settings) -> list[Deployment]:
@@ -130,7 +141,13 @@ def _reach(settings: Settings, topic_groups: Iterable[Sequence[str]] = ()) -> Se
 
 
 def _serve(
-    deployments: list[Deployment], roles: list[str], settings: Settings, instance: str, *, follows: bool
+    deployments: list[Deployment],
+    fusions: list[FusionRecipe],
+    roles: list[str],
+    settings: Settings,
+    instance: str,
+    *,
+    follows: bool,
 ) -> None:
     import uvloop
 
@@ -140,6 +157,7 @@ def _serve(
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     metrics = WorkerMetrics({deployment.recipe.name: deployment.bundle.id for deployment in deployments})
+    metrics.recipes |= {fusion.name: RecipeMetrics() for fusion in fusions}
     followers: list[Service] = []
     if follows:
         deployments, since = current_champions(deployments, settings, metrics)
@@ -152,8 +170,10 @@ def _serve(
         exchange = Exchange(parts, since, settings.home, metrics)
         followers.append(Follower(exchange, settings, partial(make_reader, settings)))
     apps = [make_app(part, settings, instance, metrics, fail) for part in parts]
-    for part, app in zip(parts, apps, strict=True):
-        metrics.watch(part.deployment.recipe.name, partial(_assigned, app), partial(getattr, app.handler, "waiting"))
+    apps += [make_fusion_app(fusion, settings, instance, metrics, fail) for fusion in fusions]
+    recipe_names = [*(part.deployment.recipe.name for part in parts), *(fusion.name for fusion in fusions)]
+    for recipe_name, app in zip(recipe_names, apps, strict=True):
+        metrics.watch(recipe_name, partial(_assigned, app), partial(getattr, app.handler, "waiting"))
     pulse = Pulse(apps, settings, loop=loop)
     metrics.longest_pause_s = lambda: pulse.longest_s
     ready = lambda: all(app.is_ready() for app in apps)  # noqa: E731

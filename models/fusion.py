@@ -8,14 +8,20 @@ choice, which :meth:`Fusion.tick` makes; the event says which recipes were absen
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from kymo.models.bundle import UNKNOWN
+from kymo.models.predict import BatchClassifier
+from kymo.models.run import Report, run
 from kymo.processors.recipe.fusion import FusionRecipe
+from kymo.processors.recipe.load import Recipe
+from kymo.streams.errors import BundleError
 from kymo.streams.events import Event, event_id
+from kymo.streams.recording import Recording
 
 #: Events of a recipe that are kept while those of the first are awaited; then the oldest go.
 KEPT = 4096
@@ -72,8 +78,9 @@ class Fusion:
     def flush(self) -> list[Event]:
         """Wait for nothing more, as at a session's end, and remember nothing."""
         fused = self._advance(lambda *_: True)
-        for remembered in (self._newest, self._came_ns, self._silent, *self._events.values()):
-            remembered.clear()
+        self._newest, self._came_ns, self._silent = {}, {}, set()
+        for events in self._events.values():
+            events.clear()
         return fused
 
     def _heard_ns(self, name: str) -> int:
@@ -170,3 +177,50 @@ class Fusion:
             self._events[name].extend(Event(**members) for members in state["events"].get(name, ()))
         self._newest = {name: (a, b, c) for name, (a, b, c) in state["newest"].items() if name in known}
         self._silent, self._awake_ns = set(state["silent"]) & known, now_ns
+
+
+def run_fusion(
+    recipe: FusionRecipe,
+    classifiers: Sequence[BatchClassifier],  # of the recipes that it fuses, in their order
+    recordings_for: Callable[[Recipe], Iterable[Recording]],  # all recordings, as a recipe reads them
+    report: Report | None = None,  # filled
+) -> Iterator[Event]:
+    """Classify recordings by each of the recipes, and fuse their events: those of a worker where no recipe was silent for too long."""
+    report = report if report is not None else Report()
+    _check_classes(recipe, classifiers)
+    by_session: dict[str, list[Event]] = {}
+    for member, classifier in zip(recipe.recipes, classifiers, strict=True):
+        own = Report()
+        for event in run(member, recordings_for(member), classifier, report=own):
+            if not event.head:
+                by_session.setdefault(event.session, []).append(event)
+        report.recordings = max(report.recordings, own.recordings)
+        report.counts.update(own.counts)
+        report.repairs |= own.repairs
+        for ours, theirs in zip(_told(report), _told(own), strict=True):
+            ours |= {f"{session} by {member.name}": why for session, why in theirs.items()}
+    for session, events in by_session.items():
+        fusion = Fusion(recipe)
+        fused = [e for event in events for e in fusion.push(event, 0)] + fusion.flush()
+        report.matched += bool(fused)
+        report.events += len(fused)
+        report.unknown += sum(event.label == UNKNOWN for event in fused)
+        if not fused:
+            report.silent[session] = f"recipe {recipe.input[0].events}, whose windows they are, gave no event"
+        emitted_ns = time.time_ns()
+        yield from (replace(event, emitted_ns=emitted_ns) for event in fused)
+
+
+def _told(report: Report) -> tuple[dict[str, str], ...]:
+    return report.unmatched, report.silent, report.doubts
+
+
+def _check_classes(recipe: FusionRecipe, classifiers: Sequence[BatchClassifier]) -> None:
+    first, *others = ((classifier.bundle.id, set(classifier.bundle.labels)) for classifier in classifiers)
+    for bundle, labels in others:
+        if not labels & first[1]:
+            classes = [", ".join(sorted(some)) for some in (first[1], labels)]
+            raise BundleError(
+                f"recipe `{recipe.name}`: bundle {first[0]} tells {classes[0]}, {bundle} tells {classes[1]}; they have no class "
+                "in common, so there is nothing to fuse"
+            )

@@ -18,6 +18,7 @@ from kymo.models.data.dataset import chunks_of, streams_of, why_not
 from kymo.models.lengths import doubt
 from kymo.models.predict import BatchClassifier, Memory, Predictor
 from kymo.processors.chain import ChainStage
+from kymo.processors.recipe.fusion import FusionRecipe
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.chunk import Chunk, Window
 from kymo.streams.errors import KymoError
@@ -179,7 +180,7 @@ def _batches(stage: ChainStage, chunks: Iterable[Chunk]) -> Iterator[list[Window
         yield waiting
 
 
-def check_matched(recipe: Recipe, report: Report) -> None:
+def check_matched(recipe: Recipe | FusionRecipe, report: Report) -> None:
     """Fail where no recording was the recipe's."""
     if report.recordings and not report.matched:
         session, why = next(iter(report.unmatched.items()))

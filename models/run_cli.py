@@ -44,35 +44,46 @@ def run_command(
     Example: kymo run basicmotions basicmotions:test --out events.jsonl
     """
     from kymo.models.bundle import check_model, load_bundle
+    from kymo.models.fusion import run_fusion
     from kymo.models.predict import Classifier
     from kymo.models.run import Report, check_matched, run
+    from kymo.processors.recipe.fusion import load_fusion
     from kymo.processors.recipe.load import load_recipe
     from kymo.streams.readers import read
 
-    loaded = load_recipe(recipe)
-    check_model(loaded)
+    fusion = load_fusion(recipe)
+    if fusion is not None and (bundle or derived):
+        raise KymoError(
+            f"recipe `{fusion.name}` fuses the events of others, which their own bundles make; leave --bundle and --write-derived out"
+        )
+    recipes = fusion.recipes if fusion is not None else (load_recipe(recipe),)
+    for loaded in recipes:
+        check_model(loaded)
     report, started = Report(), time.perf_counter()
-    classifier = Classifier.for_recipe(load_bundle(bundle or loaded.name), loaded)
-    recordings = read(paths, loaded.read_options())
+    classifiers = [Classifier.for_recipe(load_bundle(bundle or loaded.name), loaded) for loaded in recipes]
     with contextlib.ExitStack() as stack:
-        if derived is None:
-            events = run(loaded, recordings, classifier, report=report)
+        (loaded, *_), (classifier, *_) = recipes, classifiers
+        if fusion is not None:
+            events = run_fusion(fusion, classifiers, lambda of: read(paths, of.read_options()), report)
+        elif derived is None:
+            events = run(loaded, read(paths, loaded.read_options()), classifier, report=report)
         else:
             from kymo.models.derived import DerivedFile
 
             seen = stack.enter_context(DerivedFile(derived, classifier))
-            events = run(loaded, seen.recordings(recordings), seen, report=report)
+            events = run(loaded, seen.recordings(read(paths, loaded.read_options())), seen, report=report)
         file = stack.enter_context(_target(out))
         for event in _progress(events, report):
             file.write(event.to_json().decode() + "\n")
-    report.counts.update(classifier.counts)
+    for classifier in classifiers:
+        report.counts.update(classifier.counts)
     counts = {name: n for name, n in sorted(report.counts.items()) if n}
     summary = vars(report) | {"counts": counts, "seconds": round(time.perf_counter() - started, 3)}
     if as_json:
         click.echo(json.dumps(summary, ensure_ascii=False), err=out is None or str(out) == "-")
     else:
-        _tell([f"recipe: {note}" for note in loaded.notes], summary)
-    check_matched(loaded, report)
+        _tell([f"recipe: {note}" for loaded in recipes for note in loaded.notes], summary)
+    check_matched(fusion or loaded, report)
 
 
 @contextlib.contextmanager

@@ -69,19 +69,33 @@ def listen(lease: Lease, send: Callable[[Any], Awaitable[Any]]) -> Callable[[Any
     return send_and_tell
 
 
+class OneOwnerAssignor(RangePartitionAssignor):
+    """Gives all partitions to one member; the others stand by."""
+
+    name = "one-owner"
+
+    @classmethod
+    def assign(cls, cluster: Any, members: Mapping[str, Any]) -> dict[str, Any]:
+        """Let the member whose id comes first have all: it stays the same while it lives."""
+        owner = min(members)
+        assignment = super().assign(cluster, {owner: members[owner]})
+        nothing = type(assignment[owner])(cls.version, [], b"")
+        return {member: assignment.get(member, nothing) for member in members}
+
+
 class BatchThread(driver.AIOKafkaConsumerThread):
     """Faust's consumer thread, with the settings that batches need and an ear for what the coordinator answers."""
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         conf, timeout_ms = self.app.conf, int(self.app.conf.broker_session_timeout * 1000)
-        self._assignor = RangePartitionAssignor
+        self._assignor = OneOwnerAssignor if self.app.one_owner else RangePartitionAssignor
         auth = driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context)
         return aiokafka.AIOKafkaConsumer(
             client_id=conf.broker_client_id,
             group_id=conf.id,
             group_instance_id=conf.consumer_group_instance_id,
             bootstrap_servers=driver.server_list(transport.url, transport.default_port),
-            partition_assignment_strategy=[RangePartitionAssignor],
+            partition_assignment_strategy=[self._assignor],
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             max_poll_interval_ms=300_000,
@@ -255,7 +269,9 @@ class BatchApp(faust.App):
         settings: Settings,  # brokers, security, session timeout
         instance: str,
         failed: Callable[[BaseException], None],
+        one_owner: bool = False,  # whether one member has all partitions
     ) -> None:
+        self.one_owner = one_owner
         super().__init__(
             group,
             broker=[f"kafka://{address}" for address in settings.brokers.split(",")],

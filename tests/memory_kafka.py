@@ -13,9 +13,11 @@ from typing import Any
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from kymo.models.serving.agent import Agent
+from kymo.models.serving.event_agent import EventAgent
 from kymo.models.serving.operator import Operator
 from kymo.models.serving.partition import Limits
 from kymo.models.serving.runtime import Outgoing, Runtime
+from kymo.models.serving.scopes import EventOperator
 from kymo.processors.lease import Instant, Lease
 from kymo.streams.topics import Names
 
@@ -83,7 +85,14 @@ class Producer:
 class Worker:
     """An agent with a group's membership, as `BatchApp` gives it."""
 
-    def __init__(self, kafka: MemoryKafka, operator: Operator, names: Names, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        kafka: MemoryKafka,
+        operator: Operator | EventOperator,
+        names: Names,
+        limits: Limits | None = None,
+        **of_agent: Any,
+    ) -> None:
         self.kafka, self.producer, self.lease = kafka, Producer(kafka), Lease(3600, 7200)
         self.lease.heard(Instant.now())
         self.consumer_generation_id = 1
@@ -102,7 +111,11 @@ class Worker:
             self._ids,
             self.lines.append,  # type: ignore[arg-type]
         )
-        self.agent = Agent(operator, runtime, limits)
+        self.agent: Any
+        if isinstance(operator, EventOperator):
+            self.agent = EventAgent(operator, runtime, **of_agent)
+        else:
+            self.agent = Agent(operator, runtime, limits)
 
     async def _ids(self, topics: Iterable[str]) -> dict[str, str]:
         return {topic: self.kafka.ids.get(topic, "") for topic in topics}
@@ -119,6 +132,13 @@ class Worker:
         self._assigned = []
         await self._stop_feeding()
         await self.agent.on_revoked()
+
+    async def die(self) -> None:
+        """End as kill -9 does: nothing is sent any more, and nothing committed."""
+        self.agent._outbox.close()
+        for task in (*self.agent._tasks, self.agent._loading):
+            task.cancel()
+        await self._stop_feeding()
 
     async def stop(self) -> None:
         await self._stop_feeding()

@@ -20,6 +20,7 @@ from kymo.models.serving.joined import JoinedSession, decisions_from_json, decis
 from kymo.models.serving.operator import Operator
 from kymo.models.serving.partition import Partition
 from kymo.models.serving.runtime import Outbox, Outgoing, Runtime
+from kymo.models.serving.scopes import EventOperator
 from kymo.models.serving.sessions import Session
 from kymo.models.serving.snapshots import BYTES_MAX, MEMORY_MAX, Floor, Handover, SessionSnapshot
 from kymo.processors.join import Decision
@@ -163,7 +164,7 @@ class _HandoverReader:
         if record.key is None or not record.key.startswith(self._key):
             return
         name = record.key[len(self._key) :].decode(errors="replace")
-        life = (*_life_of(dict(record.headers).get(LIFE) or b""), record.offset)
+        life = (*life_of(dict(record.headers).get(LIFE) or b""), record.offset)
         if life < self._lives.get(name, life):
             return
         self._lives[name] = life
@@ -191,7 +192,8 @@ class _HandoverReader:
                 self.handover.odd.append((record, MessageError(f"no decisions ({error})")))
 
 
-def _life_of(header: bytes) -> tuple[int, int]:
+def life_of(header: bytes) -> tuple[int, int]:
+    """What :data:`LIFE` says."""
     state_end, _, generation = header.partition(b".")
     return (int(state_end), int(generation)) if state_end.isdigit() and generation.isdigit() else (0, 0)
 
@@ -204,7 +206,7 @@ async def read_handovers(
     outputs = [TopicPartition(topic, n) for n in numbers for topic in (operator.topic, of("rejected"), of("state"))]
     limits = await runtime.read_back.limits([*inputs, *outputs])
     ids = await runtime.topic_ids(sorted({tp.topic for tp in inputs}))
-    committed = _valid(await runtime.kafka.committed_with(inputs), limits, ids)
+    committed = valid_commits(await runtime.kafka.committed_with(inputs), limits, ids)
     readers = {n: _HandoverReader(operator, state_key, ids) for n in numbers}
     ranges, states = dict[TopicPartition, tuple[int, int]](), dict[TopicPartition, tuple[int, int]]()
     for n in numbers:
@@ -236,7 +238,7 @@ async def read_handovers(
     return {n: reader.handover for n, reader in readers.items()}
 
 
-def _valid(
+def valid_commits(
     committed: Mapping[TopicPartition, OffsetAndMetadata],
     limits: Mapping[TopicPartition, tuple[int, int]],
     ids: Mapping[str, str],
@@ -272,7 +274,11 @@ class Commits:
     """Snapshots and offsets of an agent."""
 
     def __init__(
-        self, partitions: dict[int, Partition], operator: Callable[[], Operator], runtime: Runtime, outbox: Outbox
+        self,
+        partitions: dict[int, Partition],
+        operator: Callable[[], Operator | EventOperator],
+        runtime: Runtime,
+        outbox: Outbox,
     ) -> None:
         self._partitions, self._operator, self._runtime, self._outbox = partitions, operator, runtime, outbox
         self._looked_s = time.monotonic()
@@ -316,7 +322,7 @@ class Commits:
             session.large, snapshot = True, snapshot.light()
             value = snapshot.encode()
         done = partial(_stored, partition, session, snapshot)
-        return Outgoing(self.key(session.name), value, [self._life(partition)], done)
+        return Outgoing(self.key(session.name), value, [self.life(partition.state_end)], done)
 
     async def store_decisions(self, partition: Partition) -> list[tuple[JoinedSession, Decision]]:
         """Store what is to be decided of inputs that fell silent or are back; on return it is acknowledged (or has failed)."""
@@ -327,7 +333,7 @@ class Commits:
         due = partition.due({tp.topic: partition.is_read(tp.topic, end) for tp, (_, end) in limits.items()})
         for session, decision in due:
             value = json.dumps(decisions_to_json([*partition.decisions.get(session.name, ()), decision])).encode()
-            record = Outgoing(self.decisions_key(session.name), value, [self._life(partition)])
+            record = Outgoing(self.decisions_key(session.name), value, [self.life(partition.state_end)])
             self._outbox.put(state, partition.number, [record])
         await self._outbox.settled(state)
         return due
@@ -336,12 +342,13 @@ class Commits:
         """Key of what was decided of a session's inputs."""
         return f"{self._operator().state}.decisions\n{session}".encode()
 
-    def _life(self, partition: Partition) -> tuple[str, bytes]:
-        return LIFE, b"%d.%d" % (partition.state_end, self._runtime.kafka.consumer_generation_id)
+    def life(self, state_end: int) -> tuple[str, bytes]:
+        """The header of a snapshot of this life, which found that ``kymo.state`` ended there."""
+        return LIFE, b"%d.%d" % (state_end, self._runtime.kafka.consumer_generation_id)
 
     def forget(self, number: int, sessions: Iterable[str]) -> None:
         """Delete snapshots."""
-        life = self._life(self._partitions[number])
+        life = self.life(self._partitions[number].state_end)
         decided = self._partitions[number].decisions
         keys = [self.key(name) for name in sessions] + [
             self.decisions_key(name) for name in sessions if name in decided
@@ -351,11 +358,19 @@ class Commits:
 
     async def commit_offsets(self) -> None:
         """Commit what nothing needs any more."""
-        started, offsets = time.perf_counter(), dict[TopicPartition, OffsetAndMetadata]()
+        offsets = dict[TopicPartition, OffsetAndMetadata]()
         for partition in self._partitions.values():
             for topic, (offset, floor) in partition.committable().items():
                 metadata = note(floor, partition.topic_id(topic))
                 offsets[TopicPartition(topic, partition.number)] = OffsetAndMetadata(offset, metadata)
+        await self.commit(offsets)
+        for tp, committed in offsets.items():
+            if tp.partition in self._partitions:
+                self._partitions[tp.partition].committed(tp.topic, committed.offset)
+
+    async def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        """Commit offsets, if the lease lasts; see now and then whether the topics are the same."""
+        started = time.perf_counter()
         if time.monotonic() - self._looked_s >= _AGAIN_S:
             await self.check_topics()
         if not offsets:
@@ -363,9 +378,6 @@ class Commits:
         if self._runtime.kafka.lease.left_s <= 0:
             raise DeliveryError("the broker has not heard of this worker for half its session timeout")
         await self._runtime.kafka.commit_with(offsets)
-        for tp, committed in offsets.items():
-            if tp.partition in self._partitions:
-                self._partitions[tp.partition].committed(tp.topic, committed.offset)
         self._runtime.observer.committed(time.perf_counter() - started)
 
     async def check_topics(self) -> None:

@@ -11,6 +11,7 @@ import aiokafka
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from kymo.models.serving.partition import Partition
+from kymo.models.serving.scopes import Scopes
 from kymo.processors.lease import Lease
 from kymo.streams.errors import ChunkError, DeliveryError
 from kymo.streams.topics import Names
@@ -22,7 +23,7 @@ MOST_RECORDS, MOST_BYTES = 4096, 32 * 2**20
 class Observer(Protocol):
     """Told what happens, for metrics."""
 
-    def took(self, partition: Partition, records: int, seconds: float) -> None:
+    def took(self, partition: Partition | Scopes, records: int, seconds: float) -> None:
         """Records were decoded and pushed through the chain."""
 
     def classified(self, windows: int, seconds: float) -> None:

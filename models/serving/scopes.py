@@ -147,6 +147,7 @@ class Scope:
         self.is_stored = False
         self.records, self.since_s, self.touched_s = 0, 0.0, 0.0  # taken since the stored snapshot
         self.alarm_ns: int | None = None  # when it is told the time
+        self.sent_ms = 0  # when the newest record taken was sent, Unix ms
 
     @property
     def settled(self) -> bool:
@@ -175,6 +176,10 @@ class Scopes:
         self._released: deque[tuple[Scope, Finding]] = deque()
         self._alarms: list[tuple[int, int, Scope]] = []
         self._order = count()
+
+    def topic_id(self, topic: str) -> str:
+        """Kafka's id of an input topic; empty where it is not known."""
+        return self._topic_ids.get(topic, "")
 
     def load(self, handover: ScopesHandover) -> None:
         """Take over from an earlier owner; what it has not published may be at once."""
@@ -223,6 +228,7 @@ class Scopes:
             if not scope.held:
                 scope.records, scope.since_s = 0, now_s
             scope.upto[tp], scope.records, scope.touched_s = record.offset, scope.records + 1, now_s
+            scope.sent_ms = record.timestamp
             scope.held.setdefault(tp, record.offset)
             self._react(scope, partial(scope.machine.push, item[1], now_ns))
 
@@ -277,9 +283,9 @@ class Scopes:
         return sum(len(scope.outbox) for scope in self._changed)
 
     @property
-    def fresh(self) -> bool:
-        """Whether something was found that a snapshot must hold before it is published."""
-        return any(scope.fresh for scope in self._changed)
+    def ready(self) -> bool:
+        """Whether something was found that may be published, or may once a snapshot holds it."""
+        return bool(self._released) or any(scope.fresh for scope in self._changed)
 
     def snapshots(self) -> list[tuple[Scope, ScopeSnapshot | None]]:
         """What is to be stored now; None deletes a stored one. No record may be taken until it is, and :meth:`stored` says so."""
@@ -301,7 +307,7 @@ class Scopes:
         return done and all(self._committed.get(tp, 0) > offset for tp, offset in scope.upto.items())
 
     def _snapshot(self, scope: Scope) -> ScopeSnapshot:
-        ids = {tp.topic: self._topic_ids.get(tp.topic, "") for tp in scope.upto}
+        ids = {tp.topic: self.topic_id(tp.topic) for tp in scope.upto}
         return ScopeSnapshot(scope.machine.snapshot(), dict(scope.upto), ids, list(scope.outbox.values()), self.end)
 
     def stored(self, scope: Scope, snapshot: ScopeSnapshot | None) -> None:
