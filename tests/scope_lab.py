@@ -49,7 +49,9 @@ class ItemLife:
         start = self.scopes.next_offset[tp]
         items = self.log.inputs[tp][start : min(start + count, self.log.visible.get(tp, 0))]
         records = [
-            SimpleNamespace(offset=offset, key=b"" if self.log.whole else scope.encode(), value=item.encode())
+            SimpleNamespace(
+                offset=offset, key=b"" if self.log.whole else scope.encode(), value=item.encode(), timestamp=0
+            )
             for offset, (scope, item) in enumerate(items, start)
         ]
         self.scopes.take(tp, records)
