@@ -224,12 +224,24 @@ def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed
 
 def make_fusion_app(fusion: FusionRecipe, settings: Settings, instance: str, metrics: Any, failed: Failed) -> Any:
     """A Faust app that fuses the events of a recipe's others; `failed` is as for :func:`make_app`."""
+    operator = fusion_operator(fusion, Names(settings.prefix))
+    return make_event_app(operator, settings, instance, metrics.recipes[fusion.name], failed)
+
+
+def make_event_app(
+    operator: Any,
+    settings: Settings,
+    instance: str,
+    observer: Any,
+    failed: Failed,
+    whole: bool = False,  # whether all sessions are one scope, which one member of the group has; the others stand by
+) -> Any:
+    """A Faust app whose items are events; `failed` is as for :func:`make_app`."""
     from kymo.models.serving.event_agent import EventAgent
     from kymo.processors.faust_app import BatchApp
 
-    operator = fusion_operator(fusion, Names(settings.prefix))
-    app = BatchApp(f"{settings.prefix}.{fusion.name}.model", operator.inputs, settings, instance, failed)
-    app.handler = EventAgent(operator, _runtime(app, settings, metrics.recipes[fusion.name]))
+    app = BatchApp(f"{settings.prefix}.{operator.state}", operator.inputs, settings, instance, failed, whole)
+    app.handler = EventAgent(operator, _runtime(app, settings, observer), whole)
     return app
 
 

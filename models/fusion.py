@@ -145,8 +145,9 @@ class Fusion:
             for label, probability in event.probabilities.items():
                 probabilities[label] += probability * self._weights[event.recipe] / total
         absent = [name for event in members for name in event.absent]
+        probabilities = {label: min(probability, 1.0) for label, probability in probabilities.items()}  # of rounding
         best = max(probabilities, key=probabilities.__getitem__, default=UNKNOWN)
-        probability = min(probabilities.get(best, 0.0), 1.0)
+        probability = probabilities.get(best, 0.0)
         return replace(
             window,
             id=event_id(self._recipe.name, window.session, window.start_index),
@@ -172,9 +173,10 @@ class Fusion:
     def restore(self, state: Mapping[str, Any], now_ns: int) -> None:
         """Become what :meth:`snapshot` was taken of; nothing is silent before it had the time to be heard."""
         known = {self._first, *self._others}
-        self._windows.extend(Event(**members) for members in state["windows"])
+        # The recipe may have taken others by then.
+        self._windows.extend(Event(**event) for event in state["windows"] if event["recipe"] == self._first)
         for name in self._others:
-            self._events[name].extend(Event(**members) for members in state["events"].get(name, ()))
+            self._events[name].extend(Event(**event) for event in state["events"].get(name, ()))
         self._newest = {name: (a, b, c) for name, (a, b, c) in state["newest"].items() if name in known}
         self._silent, self._awake_ns = set(state["silent"]) & known, now_ns
 
