@@ -16,6 +16,7 @@ from documents import DOCUMENTS, ROOT, blocks, commands, section_of, table, text
 
 import kymo
 from kymo.models.zoo import ARCHITECTURES, architecture
+from kymo.processors.recipe.fusion import EventInputTable
 from kymo.processors.recipe.load import Recipe, parse_recipe
 from kymo.processors.recipe.tables import HeadTable
 from kymo.processors.registry import STEPS
@@ -123,6 +124,7 @@ def test_recipe_tables() -> None:
     heads = known(f'{MODEL}\n[[heads]]\nname = "h"\n{bad}')
     check_table("`[[heads]]`", heads, values_of(HeadTable("h")))
     check_table("`[train]`", known(f"[train]\n{bad}"), values_of(found.train))
+    check_table("Late fusion", set(values_of(EventInputTable("r"))), values_of(EventInputTable("r")))
     check_table("`[[alerts]]`", known(f'[[alerts]]\nlabel = "a"\n{bad}'), values_of(found.alerts[0]))
 
 

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 from aiokafka.structs import TopicPartition
+from documents import blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recipes_made import recipe_text
 from scope_lab import SECOND_NS, ItemLife, ItemLog, act
+from tables import table
+from tiny_models import RECIPE as TINY
+from tiny_models import linear_onnx, manifest
+from verbs import invoke
 
+from kymo.deploy.up import usable_recipes
 from kymo.models.fusion import Fusion
+from kymo.models.registry import write_bundle
+from kymo.models.registry.manifest import MODEL
 from kymo.models.serving.scopes import EventOperator, Finding, Scopes
-from kymo.processors.recipe.fusion import EventInputTable, FusionRecipe, FusionTable
-from kymo.processors.recipe.load import Recipe, parse_recipe
+from kymo.processors.recipe.fusion import EventInputTable, FusionRecipe, FusionTable, load_fusion
+from kymo.processors.recipe.load import Recipe, load_recipe, parse_recipe
+from kymo.streams.errors import RecipeError
 from kymo.streams.events import Event, event_id
 
 LABELS = ("low", "middle", "high")
@@ -287,3 +299,86 @@ def test_some_campaigns_make_choices_and_some_make_none() -> None:
         whole = [defined(lab.recipe, [e for e in lab.events if e.session == f.session])[f.id] for f in found]
         choices.add(all(map(same, found, whole)))
     assert choices == {True, False}
+
+
+def foot_recipes(folder: Path, home: Path) -> Path:
+    """The recipe that the documents show, with two recipes beside it, of channel x and of channel y."""
+    weights = {"left": [[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]], "right": [[0.0, -1.0], [0.0, 0.0], [0.0, 1.0]]}
+    for name, numbers in weights.items():
+        (folder / f"{name}.toml").write_text(TINY.replace('name = "tiny"', f'name = "{name}"'))
+        write_bundle(None, manifest(recipe=name), {MODEL: linear_onnx(np.array(numbers))}, home)
+    path = folder / "feet.toml"
+    (block,) = blocks("docs/recipes.md", "toml", "Late fusion")
+    path.write_text(block.text)
+    return path
+
+
+def test_what_the_documents_show_runs(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    path = foot_recipes(tmp_path, home)
+    rows = [(i / 10, math.sin(i / 4) * 6, math.cos(i / 3) * 6) for i in range(60)]
+    for name in ("one", "two"):
+        table(tmp_path / f"{name}.csv", "t,x,y", (f"{t:.1f},{x:.4f},{y:.4f}" for t, x, y in rows))
+    files = [tmp_path / "one.csv", tmp_path / "two.csv"]
+    found = {}
+    for recipe in ("left", "right", "feet"):
+        done = invoke("run", tmp_path / f"{recipe}.toml", *files, env={"KYMO_HOME": str(home)})
+        found[recipe] = [Event.from_json(line) for line in done.stdout.splitlines()]
+    fusion = load_fusion(path)
+    assert fusion is not None
+    wanted = {}
+    for session in ("one", "two"):
+        wanted |= defined(fusion, [e for name in ("left", "right") for e in found[name] if e.session == session])
+    wanted = {name.replace("/both/", "/feet/"): event for name, event in wanted.items()}
+    assert [event.id for event in found["feet"]] == list(wanted)
+    plain = {"emitted_ns": 0, "recipe": "", "id": ""}
+    assert all(same(replace(e, **plain), replace(wanted[e.id], **plain)) for e in found["feet"])
+    assert {event.label for event in found["feet"]} > {"unknown"}
+    assert all(re.fullmatch(r"left@\w+ \+ right@\w+", event.bundle) for event in found["feet"])
+
+
+REFUSED = {
+    "nobody": ('events = "left"', 'events = "nobody"', "no recipe 'nobody'"),
+    "twice": ('events = "right"', 'events = "left"', "events of `left` are an input already"),
+    "itself": ('events = "right"', 'events = "feet"', "a recipe cannot take its own events"),
+    "alone": ('[[input]]\nevents = "right"\nweight = 2\n', "", "two or more [[input]] with events"),
+    "weight": ("weight = 2", "weight = 0", "expected a number above 0"),
+    "unknown key": ("weight = 2", "wait = 2", "no key 'wait'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_recipes_that_cannot_be_fused_are_refused_with_their_line(case: str, tmp_path: Path) -> None:
+    path = foot_recipes(tmp_path, tmp_path / "home")
+    old, new, words = REFUSED[case]
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(RecipeError, match=rf"feet\.toml(:\d+)?: .*{re.escape(words)}"):
+        load_fusion(path)
+
+
+def test_what_takes_streams_refuses_a_recipe_that_takes_events(tmp_path: Path) -> None:
+    path = foot_recipes(tmp_path, tmp_path / "home")
+    with pytest.raises(RecipeError, match="takes the events of others"):
+        load_recipe(path)
+    done = invoke("run", path, tmp_path, "--bundle", "x", status=1)
+    assert "leave --bundle and --write-derived out" in done.stderr
+    assert load_fusion(tmp_path / "left.toml") is None
+
+
+def test_recipes_without_a_class_in_common_are_not_fused(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    path = foot_recipes(tmp_path, home)
+    described = manifest(recipe="right", labels=["sit", "stand", "lie"])
+    write_bundle(None, described, {MODEL: linear_onnx(np.zeros((3, 2)))}, home)
+    (tmp_path / "one.csv").write_text("t,x,y\n0,1,2\n")
+    done = invoke("run", path, tmp_path / "one.csv", status=1, env={"KYMO_HOME": str(home)})
+    assert "no class in common" in done.stderr
+
+
+def test_up_runs_what_is_fused_as_well(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    path = foot_recipes(tmp_path, home)
+    left, right = str(tmp_path / "left.toml"), str(tmp_path / "right.toml")
+    assert usable_recipes([str(path)], home) == [left, right, str(path)]
+    assert usable_recipes([right, str(path)], home) == [left, right, str(path)]
