@@ -23,6 +23,7 @@ COMPARISONS = (
     "devices",
     "archive",
     "takeover",
+    "joined",
 )
 
 #: Those that need no broker.
@@ -139,6 +140,7 @@ def _through_kafka(
 ) -> None:
     from benchmarks import end_to_end, report
     from benchmarks.archive import archive
+    from benchmarks.joined import joined
     from benchmarks.load import Workload
     from benchmarks.real_time import real_time
     from benchmarks.rig import rig
@@ -153,6 +155,8 @@ def _through_kafka(
             elif name in ("latency", "memory"):
                 # One run gives both.
                 found[name] = found.get("latency" if name == "memory" else "memory") or real_time(made, work, seconds)
+            elif name == "joined":
+                found[name] = joined(made, seconds=seconds)
             elif name == "takeover":
                 found[name] = takeover(made, work, SESSIONS, rounds)
             elif name == "throughput" and beside is not None:

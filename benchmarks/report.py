@@ -63,6 +63,14 @@ _COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("ready_s", "ready after, s", "{}"),
         ("pause_ms", "longest pause of the loop, ms", "{:.0f}"),
     ),
+    "joined": (
+        ("sessions", "sessions of four signals", "{:,}"),
+        ("windows", "windows", "{:,}"),
+        ("cores", "cores of the worker", "{:.2f}"),
+        ("p50_ms", "p50, ms", "{:.1f}"),
+        ("p99_ms", "p99, ms", "{:.1f}"),
+        ("max_ms", "most, ms", "{:.1f}"),
+    ),
     "workers": (
         ("workers", "workers", "{}"),
         ("rate", "M channel-samples/s", "{:.2f}"),
