@@ -148,6 +148,13 @@ class _BranchState:
         self.sampler = Sampler(spec.sample, SampleTimes(0, ticks), spec.reach_ns if spec.irregular else None)
         self.stream = ""  # the one that feeds it
         self._moved: tuple[Header, Header] | None = None  # the newest header, before and with the offset
+        out = spec.output({})
+        # Chunks of which no tick comes wait, and go through the steps as one; where these give a sample for a sample.
+        self._may_wait = out.step == 1 and out.span == 1 and not spec.irregular
+        self._waiting: list[Chunk] = []
+        self._header: Header | None = None  # of the newest chunk, and where that ends
+        self._end = 0
+        self.rate, self.irregular = spec.raw.rate, spec.irregular
         self.rows: list[Chunk] = []  # before the grid is known
         self.values: deque[tuple[int, Array]] = deque()
         self.void: list[tuple[int, int | None]] = []  # from, to
@@ -171,9 +178,28 @@ class _BranchState:
 
     def push(self, chunk: Chunk) -> list[Chunk]:
         """Clean samples, at the branch's own rate."""
+        follows = self._may_wait and chunk.header is self._header and chunk.first_index == self._end
+        self._header, self._end = chunk.header, chunk.end_index
+        if not follows:
+            return self.release() + self._through(chunk)
+        self._waiting.append(chunk)
+        return [] if chunk.end_index < self.sampler.awaits and not chunk.end else self.release()
+
+    def release(self) -> list[Chunk]:
+        """Clean samples of the chunks that wait."""
+        if not self._waiting:
+            return []
+        first, last = self._waiting[0], self._waiting[-1]
+        if first is not last:
+            data = np.concatenate([chunk.data for chunk in self._waiting])
+            last = replace(last, first_index=first.first_index, data=data)
+        self._waiting.clear()
+        return self._through(last)
+
+    def _through(self, chunk: Chunk) -> list[Chunk]:
         chunk = self._with_offset(chunk) if self.spec.offset_ns else chunk
         rows: list[Chunk] = self.stage.push(chunk)
-        if chunk.complete_ns is not None and self.spec.irregular:  # its steps keep nothing back
+        if chunk.complete_ns is not None and self.irregular:  # its steps keep nothing back
             rows.append(Chunk(chunk.header, chunk.end_index, chunk.data[:0], _NO_TIMES, complete_ns=chunk.complete_ns))
         return rows + self.stage.flush() if chunk.end else rows
 
@@ -204,7 +230,7 @@ class _BranchState:
         """Write the values of ticks from `start` on into `out`, which is NaN; forget them."""
         stop = start + len(out)
         if self.spec.sample == "count":  # nothing came where nothing is kept
-            until = stop if self.ended and self.stream and self.spec.irregular else self.sampler.ready
+            until = stop if self.ended and self.stream and self.irregular else self.sampler.ready
             out[: max(until - start, 0)] = 0
         while self.values and self.values[0][0] < stop:
             first, data = self.values.popleft()
@@ -257,7 +283,7 @@ class _BranchState:
 def _joined_ranges(ranges: Ranges) -> Ranges:
     """Ranges of ticks in their order, those that touch as one."""
     joined: Ranges = []
-    for start, stop, bridged in sorted(ranges) if len(ranges) > 1 else ranges:
+    for start, stop, bridged in sorted(ranges):
         if joined and start <= joined[-1][1]:
             joined[-1] = joined[-1][0], max(joined[-1][1], stop), bridged
         else:
@@ -291,10 +317,13 @@ class JoinStage(EntryStage):
             self.counts["late"] += 1
             return []
         # Samples of an irregular stream have times; an end mark without any says that there is no stream.
-        if not branch_state.stream and not (branch_state.spec.irregular and item.times_ns is None):
+        if not branch_state.stream and not (branch_state.irregular and item.times_ns is None):
             branch_state.stream, self._session = item.stream, item.session
         rows = branch_state.push(item)
-        self.counts.update(branch_state.stage.take_counts())
+        if not rows and not item.end:
+            return []
+        if counts := branch_state.stage.take_counts():
+            self.counts.update(counts)
         if self._origin_ns is None:
             branch_state.keep(rows)
             if branch_state is self._grid and rows:
@@ -308,13 +337,14 @@ class JoinStage(EntryStage):
     def _sample(self, branch_state: _BranchState, rows: list[Chunk]) -> None:
         branch_state.sample(rows)
         ticks = branch_state.sampler.ticks
-        for chunk in rows if not branch_state.spec.irregular else ():
-            times = SampleTimes(chunk.header.origin_ns, branch_state.spec.raw.rate)
+        for chunk in rows if not branch_state.irregular else ():
+            times = SampleTimes(chunk.header.origin_ns, branch_state.rate)
             for start, stop, _ in chunk.filled:  # the ticks that rest on an interpolated sample
                 first, end = ticks.first_at(times.time(start - 1) + 1), ticks.first_at(times.time(stop))
                 if first < end:
                     self.filled.append((first, end, True))
-        self.filled = _joined_ranges(self.filled)
+        if len(self.filled) > 1:
+            self.filled = _joined_ranges(self.filled)
 
     def _begin(self, origin_ns: int, time_ns: int) -> None:
         ticks = SampleTimes(origin_ns, self.spec.ticks)
@@ -352,7 +382,7 @@ class JoinStage(EntryStage):
         for branch_state in self._branches:
             since = branch_state.void[-1][0] if branch_state.void and branch_state.void[-1][1] is None else None
             back = next((first for first, _ in branch_state.values if since is not None and first >= since), None)
-            if branch_state.spec.irregular and since is not None and branch_state.sampler.ready > since:
+            if branch_state.irregular and since is not None and branch_state.sampler.ready > since:
                 back = since  # it may have nothing to say, but says so
             back = None if back is None else max(back, self._tick)
             waits.append(Wait(branch_state.spec.stream, branch_state.lacks, newest, since or 0, back))
@@ -413,13 +443,14 @@ class JoinStage(EntryStage):
 
     def flush(self) -> list[Chunk]:
         """Nothing more comes of any input."""
-        regular = [branch_state for branch_state in self._branches if not branch_state.spec.irregular]
+        regular = [branch_state for branch_state in self._branches if not branch_state.irregular]
         first = next((branch_state for branch_state in regular if branch_state.rows), None)
         if first is not None:  # and nothing has come of the grid's
             rows = first.rows[0]
             self._begin(rows.header.origin_ns, rows.header.time_ns(rows.first_index))
         for branch_state in self._branches:
             if not branch_state.ended:
+                self._sample(branch_state, branch_state.release() + branch_state.stage.flush())
                 branch_state.end()
         return self._advance()
 
@@ -433,6 +464,8 @@ class JoinStage(EntryStage):
         }
 
     def snapshot(self) -> bytes:
+        for branch_state in self._branches:
+            self._sample(branch_state, branch_state.release())
         meta: dict[str, Any] = {"origin": self._origin_ns, "tick": self._tick, "session": self._session}
         meta |= {"filled": self.filled, "absent": self._absent}
         return pack_list([pack(meta), *(branch_state.snapshot() for branch_state in self._branches)])

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,10 @@ class SampleTimes:
         """Number of the first sample at or after a time."""
         return index_at(self.origin_ns, self.rate, time_ns)
 
-    def times(self, indices: Ints) -> Ints:
-        """:meth:`time` of rising indices."""
+    def times(self, indices: Any) -> Any:
+        """:meth:`time` of rising indices, or of one."""
+        if isinstance(indices, int):
+            return self.time(indices)
         num, den = self.rate.numerator, self.rate.denominator * NS
         widest = max(abs(int(indices[0])), abs(int(indices[-1])))
         if num * den >= _SAFE or widest * den // num + abs(self.origin_ns) >= _SAFE:
@@ -60,8 +63,10 @@ class SampleTimes:
         times: Ints = self.origin_ns + whole * den + rest * den // num
         return times
 
-    def first_at_each(self, times_ns: Ints) -> Ints:
-        """:meth:`first_at` of rising times."""
+    def first_at_each(self, times_ns: Any) -> Any:
+        """:meth:`first_at` of rising times, or of one."""
+        if isinstance(times_ns, int):
+            return self.first_at(times_ns)
         num, den = self.rate.numerator, self.rate.denominator * NS
         if num * den >= _SAFE or max(abs(int(times_ns[0])), abs(int(times_ns[-1]))) + abs(self.origin_ns) >= _SAFE:
             times_ns = times_ns.astype(object)
@@ -77,37 +82,38 @@ class StampedTimes:
     first: int  # number of the first
     stamps: Ints  # rising, ns
 
-    def times(self, indices: Ints) -> Ints:
+    def times(self, indices: Any) -> Any:
         """Times of samples by number; far away for those that are not there."""
         if not len(self.stamps):
-            return np.full(len(indices), _FAR)
+            return np.full(np.shape(indices), _FAR)
         at = indices - self.first
         stamps = self.stamps[np.clip(at, 0, len(self.stamps) - 1)]
         return np.where(at < 0, -_FAR, np.where(at < len(self.stamps), stamps, _FAR))
 
-    def first_at_each(self, times_ns: Ints) -> Ints:
+    def first_at_each(self, times_ns: Any) -> Any:
         """Number of the first sample at or after each time."""
-        return self.first + np.searchsorted(self.stamps, times_ns.astype(np.int64))
+        return self.first + np.searchsorted(self.stamps, np.asarray(times_ns, np.int64))
 
 
 Stream = SampleTimes | StampedTimes
-Need = Callable[[Stream, SampleTimes, Ints], tuple[Ints, Ints]]
+# of ticks by number, or of one
+Need = Callable[[Stream, SampleTimes, Any], tuple[Any, Any]]
 
 
-def _around(stream: Stream, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
+def _around(stream: Stream, ticks: SampleTimes, numbers: Any) -> tuple[Any, Any]:
     """The samples on either side of each tick; one where it stands on the tick."""
     times = ticks.times(numbers)
     newest = stream.first_at_each(times + 1) - 1
     return newest, newest + 1 + (stream.times(newest) != times)
 
 
-def _before(stream: Stream, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
+def _before(stream: Stream, ticks: SampleTimes, numbers: Any) -> tuple[Any, Any]:
     """The newest sample at each tick."""
     first, _ = _around(stream, ticks, numbers)
     return first, first + 1
 
 
-def _nearest(stream: Stream, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
+def _nearest(stream: Stream, ticks: SampleTimes, numbers: Any) -> tuple[Any, Any]:
     """The sample nearest to each tick, the earlier of two."""
     times = ticks.times(numbers)
     first, end = _around(stream, ticks, numbers)
@@ -115,12 +121,12 @@ def _nearest(stream: Stream, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, I
     return first + later, first + later + 1
 
 
-def _from(stream: Stream, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
+def _from(stream: Stream, ticks: SampleTimes, numbers: Any) -> tuple[Any, Any]:
     """The samples from each tick to the next."""
-    borders = stream.first_at_each(ticks.times(np.append(numbers, numbers[-1] + 1)))
-    return borders[:-1], borders[1:]
+    return stream.first_at_each(ticks.times(numbers)), stream.first_at_each(ticks.times(numbers + 1))
 
 
+@lru_cache(maxsize=256)
 def samples_a_tick(stream: Fraction, ticks: Fraction) -> int:
     """How many samples a block holds."""
     ratio = stream / ticks
@@ -132,7 +138,7 @@ def samples_a_tick(stream: Fraction, ticks: Fraction) -> int:
     return int(ratio)
 
 
-def _block(stream: Stream, ticks: SampleTimes, numbers: Ints) -> tuple[Ints, Ints]:
+def _block(stream: Stream, ticks: SampleTimes, numbers: Any) -> tuple[Any, Any]:
     """So many samples from each tick on."""
     assert isinstance(stream, SampleTimes)
     first = stream.first_at_each(ticks.times(numbers))
@@ -160,6 +166,7 @@ class Sampler:
     def __init__(self, way: str, ticks: SampleTimes, reach_ns: int | None = None) -> None:
         self.way, self.ticks, self._need, self.reach_ns = way, ticks, SAMPLERS[way], reach_ns
         self.ready = 0  # ticks before it are decided
+        self.awaits = 0  # samples of an evenly sampled stream that end before this number decide no further tick
         self._header: Header | None = None
         self._first = 0  # number of the first sample kept
         self._kept: Array = np.empty(0)
@@ -171,8 +178,11 @@ class Sampler:
     def _stream(self) -> Stream:
         if self.reach_ns is not None:
             return StampedTimes(self._first, self._stamps)
-        assert self._header is not None
-        return SampleTimes.of(self._header)
+        return self._clock
+
+    def _bind(self, header: Header) -> None:
+        self._header, self._clock = header, SampleTimes.of(header)
+        self._takes_each = self._clock == self.ticks and self.way in _SINGLE
 
     @property
     def _end(self) -> int:
@@ -180,19 +190,20 @@ class Sampler:
 
     def begin(self, tick: int) -> None:
         """Ask for no tick before this one."""
-        self.ready = max(self.ready, tick)
+        self.ready, self.awaits = max(self.ready, tick), 0
 
     def push(self, chunk: Chunk) -> list[tuple[int, Array]]:
         """Take samples; give runs of ticks: the first one's number, and their values."""
         if chunk.times_ns is not None:
             return self._push_stamped(chunk.data, chunk.times_ns)
         values: list[tuple[int, Array]] = []
-        if self._header is not None and chunk.header is not self._header and chunk.header != self._header:
-            # Another clock: what stands before its first sample has nothing more to come.
-            values += self._decide(self.ticks.first_at(SampleTimes.of(chunk.header).time(chunk.first_index)))
-            self._kept = self._kept[:0]
-        self._header = chunk.header
-        if SampleTimes.of(chunk.header) == self.ticks and self.way in _SINGLE:
+        if chunk.header is not self._header:
+            if self._header is not None and chunk.header != self._header:
+                # Another clock: what stands before its first sample has nothing more to come.
+                values += self._decide(self.ticks.first_at(SampleTimes.of(chunk.header).time(chunk.first_index)))
+                self._kept, self.awaits = self._kept[:0], 0
+            self._bind(chunk.header)
+        if self._takes_each:
             start, self.ready = max(self.ready, chunk.first_index), max(self.ready, chunk.end_index)
             self._first, self._kept = chunk.end_index, chunk.data[:0]
             return [*values, (start, chunk.data[start - chunk.first_index :])] if start < self.ready else values
@@ -202,7 +213,11 @@ class Sampler:
             if chunk.first_index > self._end:
                 values += self._decide(self._decided(chunk.first_index))
             self._append(chunk)
-        return values + self._decide(self._decided(self._end))
+        if self._end < self.awaits:
+            return values
+        values += self._decide(self._decided(self._end))
+        self.awaits = self._need(self._clock, self.ticks, self.ready)[1]
+        return values
 
     def _push_stamped(self, data: Array, times_ns: Ints) -> list[tuple[int, Array]]:
         if len(data):
@@ -238,18 +253,16 @@ class Sampler:
             return values
         if self._header is None:
             return []
-        return self._decide(self.ticks.first_at(SampleTimes.of(self._header).time(self._end)))
+        return self._decide(self.ticks.first_at(self._clock.time(self._end)))
 
     def _needed(self, tick: int) -> int:
         """Oldest sample that a tick rests on."""
-        return int(self._need(self._stream, self.ticks, np.array([tick]))[0][0])
+        return int(self._need(self._stream, self.ticks, tick)[0])
 
     def _decided(self, end: int) -> int:
         """The first tick that rests on samples from `end` on."""
-        assert self._header is not None
-        stream = SampleTimes.of(self._header)
-        tick = self.ticks.first_at(stream.time(end)) + 1
-        while tick > self.ready and self._need(stream, self.ticks, np.array([tick - 1]))[1][0] > end:
+        tick = self.ticks.first_at(self._clock.time(end)) + 1
+        while tick > self.ready and self._need(self._clock, self.ticks, tick - 1)[1] > end:
             tick -= 1
         return max(tick, self.ready)
 
@@ -337,8 +350,10 @@ class Sampler:
     def restore(self, snapshot: bytes) -> None:
         """Become what :meth:`snapshot` was taken of."""
         meta, arrays = unpack(snapshot)
-        self.ticks = SampleTimes(meta["origin"], self.ticks.rate)
-        self.ready, self._header, self._first, self._kept = meta["ready"], meta["header"], meta["first"], arrays["kept"]
+        self.ticks, self.awaits = SampleTimes(meta["origin"], self.ticks.rate), 0
+        self.ready, self._first, self._kept = meta["ready"], meta["first"], arrays["kept"]
+        if meta["header"] is not None:
+            self._bind(meta["header"])
         self._newest_ns, self._complete_ns = meta["newest"], meta["complete"]
         self._stamps = arrays["stamps"].astype(np.int64)
 
