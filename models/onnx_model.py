@@ -22,6 +22,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from kymo.streams.budget import BATCH
 from kymo.streams.chunk import Array, Window
 from kymo.streams.errors import BundleError
 
@@ -31,8 +32,6 @@ ort.disable_telemetry_events()
 RULES = ("any", "padded:8", "single")
 #: More are run in several batches: beyond it nothing gets faster, while memory grows and falls out of the caches.
 MAX_BATCH = 16
-_TRIED = range(1, MAX_BATCH + 1)
-_WINDOWS_TRIED = 32
 _ALIGNMENT = 64  # bytes: the widest vector, and a cache line
 STATE, NEXT_STATE = "state", "next_state"  # of a stateful graph
 _REMEMBERED = "state"  # by which a session's memory has the state
@@ -70,7 +69,8 @@ class OnnxModel:
 
     def run(self, batch: Array) -> Array:
         """Logits of each window."""
-        parts = [self._run(batch[i : i + self._size]) for i in range(0, len(batch), self._size)]
+        size = self._size if self._padded else min(self._size, most_together(batch.shape[1:], batch.dtype))
+        parts = [self._run(batch[i : i + size]) for i in range(0, len(batch), size)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _run(self, batch: Array) -> Array:
@@ -93,7 +93,8 @@ class OnnxModel:
         allowed = [self.rule, *RULES[RULES.index(self.rule) + 1 :]] if self.rule in RULES else [self.rule, "single"]
         for rule in allowed:
             self.rule = rule
-            if self.invariant(shape, dtype):
+            fits = not self._padded or self._size <= most_together(shape, dtype)
+            if fits and self.invariant(shape, dtype):
                 return rule
         raise BundleError(
             f"{self._name}: the same window gives other numbers each time, even alone; a model must not draw random numbers (such as by "
@@ -103,15 +104,15 @@ class OnnxModel:
     def invariant(self, shape: Sequence[int], dtype: str) -> bool:
         """Whether random windows give the same bytes in every batch that :meth:`run` may be given.
 
-        Tried with every size from 1 to :data:`MAX_BATCH` (more are run as several batches), each window at other places and beside
-        others than before. A large network takes long for it, and a promoted one waits for it: no more is tried than tells.
+        Tried with every size from 1 to :data:`MAX_BATCH` (more, or more bytes, are run as several batches), each window at other places
+        and beside others than before. A large network takes long for it, and a promoted one waits for it: no more is tried than tells.
         """
-        random = np.random.default_rng(0)
-        windows = random.standard_normal((_WINDOWS_TRIED, *shape)).astype(dtype)  # (32, *shape)
+        random, most = np.random.default_rng(0), most_together(shape, dtype)
+        windows = random_windows(random, 2 * most, shape, dtype)
         windows[::3] *= 10  # some that are loud: scales differ in practice
-        alone = np.concatenate([self.run(windows[i : i + 1]) for i in range(_WINDOWS_TRIED)])
-        for n in _TRIED:
-            order = random.permutation(_WINDOWS_TRIED)[:n]
+        alone = np.concatenate([self.run(windows[i : i + 1]) for i in range(len(windows))])
+        for n in range(1, most + 1):
+            order = random.permutation(len(windows))[:n]
             if self.run(np.ascontiguousarray(windows[order])).tobytes() != alone[order].tobytes():
                 return False
         return True
@@ -207,6 +208,19 @@ class StatefulModel:
 def follows(window: Window, end_index: int, end_ns: int) -> bool:
     """Whether a window begins where the one before it has ended, by number and by time."""
     return window.start_index == end_index and window.start_ns == end_ns
+
+
+def most_together(shape: Sequence[int], dtype: Any) -> int:
+    """How many windows are run together at most."""
+    return max(1, min(MAX_BATCH, BATCH // max(1, math.prod(shape) * np.dtype(dtype).itemsize)))
+
+
+def random_windows(random: np.random.Generator, count: int, shape: Sequence[int], dtype: Any) -> Array:
+    """Windows of normal noise, made one by one: large ones would be eight times as large at once."""
+    windows = np.empty((count, *shape), dtype)
+    for i in range(count):
+        windows[i] = random.standard_normal(shape).astype(dtype)
+    return windows
 
 
 def aligned_empty(shape: Sequence[int], dtype: Any) -> Array:

@@ -22,10 +22,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from kymo.models.bundle import UNKNOWN, Bundle, BundleHead
-from kymo.models.onnx_model import MAX_BATCH, OnnxModel, StatefulModel, aligned_empty
+from kymo.models.onnx_model import OnnxModel, StatefulModel, aligned_empty, most_together, random_windows
 from kymo.models.pooling import pool_for
 from kymo.processors.chain import PerWindowStage
 from kymo.processors.recipe.load import Recipe
+from kymo.streams.budget import BATCH
 from kymo.streams.chunk import Array, Header, Window
 from kymo.streams.errors import BundleError
 from kymo.streams.events import Event, event_id
@@ -73,7 +74,7 @@ class Classifier:
         all_heads = (BundleHead("", bundle.labels, bundle.temperature), *bundle.heads)
         ends = accumulate(head.width for head in all_heads)
         self._columns = [(head, slice(end - head.width, end)) for head, end in zip(all_heads, ends, strict=True)]
-        self._stacked = aligned_empty((MAX_BATCH, *bundle.shape), bundle.dtype)
+        self._stacked = aligned_empty((most_together(bundle.shape, bundle.dtype), *bundle.shape), bundle.dtype)
         axes = range(2, self._stacked.ndim)
         # The same memory, as windows are: (time, …, channels).
         self._rows = self._stacked.transpose(0, *axes, 1) if bundle.layout == "channels_first" else self._stacked
@@ -97,14 +98,15 @@ class Classifier:
             by_session: dict[str, dict[str, Any]] = {}
             memories = [by_session.setdefault(window.session, {}) for window in windows]
         events: list[Event] = []
-        for i in range(0, len(windows), MAX_BATCH):
-            part = windows[i : i + MAX_BATCH]
-            for window, row in zip(part, self._logits(part, memories[i : i + MAX_BATCH]).tolist(), strict=True):
+        most = len(self._stacked)
+        for i in range(0, len(windows), most):
+            part = windows[i : i + most]
+            for window, row in zip(part, self._logits(part, memories[i : i + most]).tolist(), strict=True):
                 events += self._events(window, row)
         return events
 
     def _logits(self, windows: Sequence[Window], memories: Sequence[dict[str, Any]]) -> Array:
-        """Outputs of the model, ``(n, columns)``, for at most :data:`~kymo.models.onnx_model.MAX_BATCH` windows."""
+        """Outputs of the model, ``(n, columns)``, for as many windows as are run together."""
         bundle, stacked = self.bundle, self._stacked
         with self._lock:
             for i, window in enumerate(windows):
@@ -181,6 +183,8 @@ class Predictor:
     def __init__(self, classifier: BatchClassifier, recipe: Recipe) -> None:
         self.classifier, self.bundle = classifier, classifier.bundle
         self._pool = pool_for(recipe, self.bundle)
+        window_bytes = math.prod(self.bundle.shape) * np.dtype(self.bundle.dtype).itemsize
+        self._together = max(1, BATCH // max(1, window_bytes))
         self._min_probability = recipe.model.min_probability if recipe.model else 0.0
         # Whatever order the bundle learned them in: the delivery counts a window's events by the recipe's.
         places = {head.name: i for i, head in enumerate(self.bundle.heads, 1)}
@@ -194,7 +198,8 @@ class Predictor:
     def to_serve(cls, bundle: Bundle, recipe: Recipe) -> Predictor:
         """A predictor whose bundle is checked, loaded and warm."""
         classifier = Classifier.for_recipe(bundle, recipe)
-        random = np.random.default_rng(0).standard_normal((_WARM_UP, *bundle.shape)).astype(bundle.dtype)
+        count = min(_WARM_UP, most_together(bundle.shape, bundle.dtype))
+        random = random_windows(np.random.default_rng(0), count, bundle.shape, bundle.dtype)
         if not np.isfinite(classifier.model.run(random)).all():
             raise BundleError(
                 f"bundle {bundle.id}: gives numbers that are not finite for ordinary windows; train it again"
@@ -208,7 +213,10 @@ class Predictor:
 
     def serve(self, windows: Sequence[Window], memories: Sequence[Memory]) -> list[list[bytes]]:
         """Encoded events of each window as `head` makes them, stamped with the present."""
-        predicted = self.predict([self._behind_steps(window) for window in windows], memories)
+        predicted = list[list[Event]]()
+        for i in range(0, len(windows), self._together):  # a window may grow much behind its steps
+            part = [self._behind_steps(window) for window in windows[i : i + self._together]]
+            predicted += self.predict(part, memories[i : i + self._together])
         now_ns = time.time_ns()
         return [[event.to_json(now_ns) for event in events] for events in predicted]
 

@@ -136,6 +136,17 @@ class Chain(Spec):
             fmt = spec.output({fmt.stream: fmt})
         return total
 
+    def widest(self, fmt: Format) -> float:
+        """Bytes that a sample of `fmt` becomes at most on its way to the window, on average; of images, once they are decoded."""
+        most = 1.0
+        for spec in self.specs:
+            if fmt.dtype != "jpeg":
+                most = max(most, fmt.sample_bytes / fmt.step)
+            if isinstance(spec, Windows):
+                break
+            fmt = spec.output({fmt.stream: fmt})
+        return most
+
     def input_index(self, index: int) -> int:
         """Oldest input index that output `index` rests on."""
         for spec in reversed(self.specs):

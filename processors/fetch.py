@@ -17,10 +17,11 @@ import confluent_kafka
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, UnsupportedCodecError
 from aiokafka.structs import TopicPartition
 
+from kymo.streams.budget import FETCHED
 from kymo.streams.errors import BrokerError
 from kymo.streams.topics import MIB
 
-_RECORDS = 2_000  # a batch: enough to make a hand-over cheap, few enough to answer a rebalance soon
+_RECORDS = 2_000  # a batch, of FETCHED bytes: enough to make a hand-over cheap, few enough to answer a rebalance soon
 _POLL_S = 0.1  # how soon it does what it is told
 _LOG = logging.getLogger("kafka.fetch")
 _CODES = confluent_kafka.KafkaError
@@ -119,7 +120,9 @@ class Fetch:
             if (first := self._consumer.poll(_POLL_S)) is None:
                 continue
             batch: Batch = {}
-            for message in (first, *self._consumer.consume(_RECORDS - 1, 0)):
+            # As many more as there may be of the first one's size; librdkafka's own queue bounds what others may have.
+            more = min(_RECORDS, FETCHED // max(1, len(first.value() or b"")))
+            for message in (first, *(self._consumer.consume(more - 1, 0) if more > 1 else ())):
                 if (error := message.error()) is not None:
                     self._tell(error)
                     continue

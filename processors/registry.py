@@ -12,6 +12,7 @@ from kymo.processors.intake import Derived, Intake
 from kymo.processors.join import Join
 from kymo.processors.spec import Spec
 from kymo.processors.steps.field import Deviation, Field
+from kymo.processors.steps.images import Decode, Encode
 from kymo.processors.steps.maps import Decibels, Log, Mask, Scale, Select, Standardise
 from kymo.processors.steps.mel import AudioFbank, LogMel, Mel
 from kymo.processors.steps.resample import Resample
@@ -42,6 +43,8 @@ _ALL: tuple[type[Spec], ...] = (
     Field,
     Deviation,
     AudioFbank,
+    Decode,
+    Encode,
 )
 STEPS: dict[str, type[Spec]] = {spec.name: spec for spec in _ALL}
 

@@ -6,7 +6,6 @@ lie inside it.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -46,7 +45,7 @@ class Windows(Spec):
 
     def memory_bytes(self, fmt: Format) -> int:
         """The rows of a window."""
-        return 0 if fmt.dtype == "jpeg" else self.rows(fmt) * math.prod(fmt.shape) * np.dtype(fmt.dtype).itemsize
+        return self.rows(fmt) * fmt.sample_bytes
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
         """The input's format with ``rows`` set.

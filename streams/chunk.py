@@ -7,13 +7,17 @@ identities.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kymo.streams.topics import MESSAGE_MAX
 from kymo.streams.words import NS
 
 Array = NDArray[np.generic]
@@ -34,6 +38,16 @@ class Format:
     step: Fraction = Fraction(1)  # raw input samples from one sample of this stream to the next (1 for raw streams)
     span: int = 1  # raw input samples that one sample of this stream covers (1 for raw streams)
     rows: int | None = None  # behind a window: how many samples it holds
+
+    @property
+    def array_dtype(self) -> np.dtype[np.generic]:
+        """Of an array of its samples: images are objects."""
+        return np.dtype(object if self.dtype == "jpeg" else self.dtype)
+
+    @property
+    def sample_bytes(self) -> int:
+        """What a sample takes; of an image, which is as large as it is, the most that a message holds."""
+        return MESSAGE_MAX if self.dtype == "jpeg" else math.prod(self.shape) * self.array_dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +94,7 @@ class Chunk:
 
     @property
     def nbytes(self) -> int:
-        return self.data.nbytes
+        return bytes_of(self.data) + (0 if self.times_ns is None else self.times_ns.nbytes)
 
     @property
     def end_index(self) -> int:
@@ -93,6 +107,33 @@ class Chunk:
         if self.times_ns is not None and len(self.times_ns):
             return int(self.times_ns[0])
         return self.header.time_ns(self.first_index) if self.header.format.rate else self.header.origin_ns
+
+    def parts(self, most: int) -> Iterator[Chunk]:
+        """It in chunks of at most so many bytes (or of one sample), one behind the other; itself where it has no more."""
+        if self.nbytes <= most:
+            yield self
+            return
+        beside = 8  # a sample's time, or the length of its image
+        cuts = [0]
+        if self.data.dtype.hasobject:
+            size = 0
+            for number, frame in enumerate(self.data):
+                if size and size + len(frame) + beside > most:
+                    cuts.append(number)
+                    size = 0
+                size += len(frame) + beside
+        else:
+            cuts = list(range(0, self.count, max(1, most // (self.data[0].nbytes + beside))))
+        for start, stop in pairwise([*cuts, self.count]):
+            yield self.part(start, stop)
+
+    def part(self, start: int, stop: int) -> Chunk:
+        """Some of its samples, counted from its first."""
+        fmt, first, end = self.header.format, self.first_index + start, self.first_index + stop
+        raw, raw_end = int(first * fmt.step), int((end - 1) * fmt.step) + fmt.span
+        filled = tuple(gap for gap in self.filled if gap[0] < raw_end and raw < gap[1])
+        times = None if self.times_ns is None else self.times_ns[start:stop]
+        return Chunk(self.header, first, self.data[start:stop], times, self.end and stop == self.count, filled)
 
     def __repr__(self) -> str:
         return f"Chunk({self.session}/{self.stream}[{self.first_index}:{self.end_index}]{' end' if self.end else ''})"
@@ -135,7 +176,7 @@ class Window:
     @property
     def nbytes(self) -> int:
         pieces = self.pieces
-        return sum(piece.nbytes for piece in pieces) if isinstance(pieces, list) else pieces.nbytes
+        return sum(map(bytes_of, pieces)) if isinstance(pieces, list) else bytes_of(pieces)
 
     def copy_to(self, out: Array) -> None:
         """Write :attr:`data` into an array of its shape, without joining it first."""
@@ -151,6 +192,11 @@ class Window:
     @property
     def session(self) -> str:
         return self.header.session
+
+
+def bytes_of(data: Array) -> int:
+    """Bytes of samples; of images, what they hold."""
+    return sum(map(len, data)) if data.dtype.hasobject else data.nbytes
 
 
 @lru_cache(maxsize=256)

@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 from hypothesis import note
 
-from kymo.models.serving import partition, sessions
+from kymo.models.serving import sessions
 from kymo.models.serving.joined import Patience
 from kymo.models.serving.outputs import Events, Marks
 from kymo.models.serving.partition import Limits, Partition, Pending
@@ -320,7 +320,7 @@ def campaign(seed: int) -> None:
     samples = 2 if log.restless else sessions.SAMPLES  # of a piece
     if pick.random() < 0.5:
         log.visible = {topic: len(items) for topic, items in log.inputs.items()}
-    with mock.patch.object(sessions, "SAMPLES", samples), mock.patch.object(partition, "SAMPLES", samples):
+    with mock.patch.object(sessions, "SAMPLES", samples):
         life = Life(log, chain, clock, limits)
         for _ in range(pick.randint(1, 60)):
             name, most = pick.choice(STEPS)

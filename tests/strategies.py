@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from kymo.processors.steps.images import Encode
 from kymo.streams.chunk import DTYPES, Array, Chunk, Format, Header, signal_format
 from kymo.streams.codec import last_index
 
@@ -45,6 +46,9 @@ def samples(fmt: Format, count: int, seed: int) -> Array:
     """Plausible samples ``(count, *shape)``: noise around an offset, over the range of the dtype."""
     rng = np.random.default_rng(seed)
     shape = (count, *fmt.shape)
+    if fmt.dtype == "jpeg":
+        pixels = Format("pixels", ("y",), (), Fraction(1), "uint8", (6, 5, 1))
+        return read_only(Encode().apply(samples(pixels, count, seed), pixels))
     if fmt.dtype in ("int16", "uint8"):
         info = np.iinfo(fmt.dtype)
         return read_only(rng.integers(info.min, info.max, shape, fmt.dtype, endpoint=True))

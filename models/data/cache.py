@@ -32,6 +32,7 @@ from kymo.models.data.from_tfrecord import read_windows, window_folders
 from kymo.models.data.store import DATASET, StoreWriter, open_store
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
+from kymo.streams.chunk import bytes_of
 from kymo.streams.errors import SourceError, SourceWarning
 from kymo.streams.files import lock, sync_folder
 from kymo.streams.readers import read
@@ -70,7 +71,7 @@ class Reading:
             return
         kept, size = list[Recording](), 0
         for recording in recordings:
-            size += sum(stream.data.nbytes for stream in recording.streams)
+            size += sum(bytes_of(stream.data) for stream in recording.streams)
             if size <= _KEPT_BYTES:
                 kept.append(recording)
             yield recording
@@ -141,7 +142,7 @@ def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
     size = 0
     for example in examples:
         batch.append(example)
-        size += example.window.data.nbytes
+        size += example.window.nbytes
         if size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0

@@ -26,11 +26,12 @@ from kymo.models.serving.operator import SILENT, Classify, Operator, from_thread
 from kymo.models.serving.partition import Limits, Partition, Pending
 from kymo.models.serving.runtime import Outbox, Outgoing, Runtime, rejection
 from kymo.models.serving.snapshots import Handover
+from kymo.streams.budget import BATCH, PENDING
 from kymo.streams.errors import ChunkError, DeliveryError
 
 _BATCH = 64  # windows a classification; more only adds latency
 _BATCH_S = 0.2  # how long one may take, or a revocation waits for it
-_PENDING_MAX, _PENDING_BYTES = 256, 32 * 2**20  # windows waiting: beyond it nothing more is read
+_PENDING_MAX = 256  # windows waiting, of :data:`PENDING` bytes: beyond either nothing more is read
 _YIELD_S = 0.005  # how long records are taken before other tasks have their turn
 
 
@@ -112,7 +113,7 @@ class Agent(Member):
 
     @property
     def _full(self) -> bool:
-        return len(self._pending) >= _PENDING_MAX or self._pending_bytes >= _PENDING_BYTES or self._outbox.full
+        return len(self._pending) >= _PENDING_MAX or self._pending_bytes >= PENDING or self._outbox.full
 
     async def _room(self, life: int) -> None:
         await self._wait_for(lambda: life != self._life or not (self._full or self._overdue))
@@ -228,21 +229,25 @@ class Agent(Member):
     def _next_batch(self, bundle: str) -> list[tuple[Partition, Pending]]:
         """The next windows to judge by `bundle`; those that need no judgement are done with on the way."""
         batch: list[tuple[Partition, Pending]] = []
-        sessions = set()
+        sessions, size = set(), 0
         while self._pending and len(batch) < self._batch_size:
             partition, pending = self._pending[0]
             # Another bundle made it, so nothing that this one finds rests on it: it begins anew behind it.
             skipped = not pending.unacknowledged and pending.bundle not in ("", bundle)
             if skipped and pending.session in sessions:
                 break
+            window = pending.output.nbytes
+            if batch and size + window > BATCH:
+                break
             self._pending.popleft()
-            self._pending_bytes -= pending.output.nbytes
+            self._pending_bytes -= window
             if skipped:
                 pending.session.memory.clear()
                 partition.acknowledge(pending)
             else:
                 sessions.add(pending.session)
                 batch.append((partition, pending))
+                size += window
         return batch
 
     async def _judge(self, classify: Classify, batch: list[tuple[Partition, Pending]]) -> None:
@@ -266,6 +271,8 @@ class Agent(Member):
             self.operator.shadow.offer(
                 [(SILENT if p.published else partition.number, p.output) for partition, p in batch]
             )
+        for _, pending in batch:  # a window may be large, and the broker's word takes its time
+            del pending.output
 
     def _emitted(self, partition: Partition, pending: Pending, end: int) -> None:
         partition.acknowledge(pending)

@@ -33,12 +33,13 @@ from kymo.models.serving.runtime import Outbox, Outgoing
 from kymo.models.serving.sessions import Listener
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
+from kymo.streams.budget import PENDING
 from kymo.streams.chunk import Format
 from kymo.streams.errors import BundleError, DeliveryError
 
 Classify = Callable[[Sequence[Any], Sequence[list[Any]]], list[list[bytes]]]
 _PATIENCE_S = 60.0  # for an agent that is to begin again with windows of another kind
-_ROOM = 256  # windows that may wait for a shadow
+_ROOM = 256  # windows, of :data:`PENDING` bytes, that may wait for a shadow
 _BATCH = 16
 _NICE = 10
 _SESSIONS = 10_000  # whose memories a shadow keeps
@@ -128,6 +129,8 @@ class Shadow:
         # ``scored``, ``dropped`` (it, or the broker, was too slow), ``failed`` (could not be scored or published)
         self.counts: Counter[str] = Counter()
         self._queue: Queue[Scored] = Queue(_ROOM)
+        self._bytes = 0  # of the windows in it
+        self._lock = threading.Lock()
         self._outbox: Outbox | None = None
         self._thread: threading.Thread | None = None
         self._stopped = False
@@ -148,10 +151,17 @@ class Shadow:
             return
         for number, item in enumerate(windows):
             try:
+                if self._bytes >= PENDING:
+                    raise Full
                 self._queue.put_nowait(item)
             except Full:
                 self.counts["dropped"] += len(windows) - number
                 return
+            self._waits(item[1].nbytes)
+
+    def _waits(self, size: int) -> None:
+        with self._lock:
+            self._bytes += size
 
     def failed(self, error: BaseException) -> None:
         """An event was not taken; nothing depends on it."""
@@ -198,6 +208,7 @@ class Shadow:
                 batch.append(self._queue.get_nowait())
         except Empty:
             pass
+        self._waits(-sum(window.nbytes for _, window in batch))
         return batch
 
 

@@ -197,7 +197,7 @@ class DerivedChunks:
 
     def ending(self, header: Header, end: int) -> list[Chunk]:
         """The derived stream's own end mark."""
-        return [Chunk(header, end, np.empty((0, *header.format.shape), header.format.dtype), end=True)]
+        return [Chunk(header, end, np.empty((0, *header.format.shape), header.format.array_dtype), end=True)]
 
     def encode(self, chunks: Sequence[Chunk], _: object) -> list[list[bytes]]:
         """The values of each chunk's records; called in a thread of its own."""

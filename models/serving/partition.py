@@ -17,10 +17,11 @@ from typing import Any
 
 from kymo.models.serving.joined import JoinedSession, Patience
 from kymo.models.serving.outputs import Events, Marks, Output, Outputs, outputs_of, taken_chain
-from kymo.models.serving.sessions import SAMPLES, ChunkRun, Listener, Session
+from kymo.models.serving.sessions import ChunkRun, Listener, Session
 from kymo.models.serving.snapshots import Floor, Handover, SessionSnapshot, lowest
 from kymo.processors.chain import Chain
 from kymo.processors.join import Decision, Join
+from kymo.streams.budget import PACKED
 from kymo.streams.chunk import Chunk, Format, Header
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import ChunkError, FormatError, MessageError
@@ -43,7 +44,7 @@ class Limits:
 class Pending:
     """A window on its way to becoming an event."""
 
-    output: Output  # the window, or the derived chunk
+    output: Output  # the window, or the derived chunk; deleted once it is judged
     place: int  # where in the session's input it stands
     session: Session  # whose it is
     sent_ms: int  # Unix time at which its last chunk was sent, ms
@@ -247,7 +248,7 @@ class Partition:
                         yield from self._push(run, reject)
                     run = runs[session.name] = ChunkRun(session, topic, chunk, record)
                 # The first, late or repeated one is looked at alone, and counted.
-                if run.count >= SAMPLES or (len(run.chunks) == 1 and not session.expects(chunk)):
+                if run.full or (len(run.chunks) == 1 and not session.expects(chunk)):
                     yield from self._push(run, reject)
             while runs:
                 yield from self._push(next(iter(runs.values())), reject)
@@ -423,19 +424,22 @@ class Partition:
     def snapshots(self) -> list[tuple[Session, partial[SessionSnapshot] | None]]:
         """Sessions whose snapshot must be stored before the next commit can pass them, with what makes it; None deletes a stored one."""
         now_s, due = self._now_s(), list[tuple[Session, partial[SessionSnapshot] | None]]()
-        late, quiet = dict.fromkeys(self._late()), dict[Session, None]()
+        late, quiet, size = dict.fromkeys(self._late()), dict[Session, None](), 0
         for session in self.sessions.values():
             if now_s - session.touched_s <= self.limits.quiet_s:
                 break
             quiet[session] = None
         for session in late | quiet | self._touched:
+            if size >= PACKED:
+                break
             if session.pending or session is self._pushing:
                 continue
             if session in quiet and session.unchanged and session.name in self._stored:
                 self._unload(session)
             elif session.behind and (session.must_snapshot() or session in quiet or session in late):
                 published = self.published.get(session.name, {}).items()
-                due.append((session, session.snapshot(published, self.topic_id(session.topic))))
+                due.append((session, make := session.snapshot(published, self.topic_id(session.topic))))
+                size += sum(map(len, make.args[-1]))  # the memories of its stages
             elif session.can_withdraw(self._restart(session.topic)):
                 due.append((session, None))
         return due

@@ -13,11 +13,12 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from kymo.models.serving.partition import Partition
 from kymo.models.serving.scopes import Scopes
 from kymo.processors.lease import Lease
+from kymo.streams.budget import OUTBOX
 from kymo.streams.errors import ChunkError, DeliveryError
 from kymo.streams.topics import Names
 
-#: Records, and bytes of their values, that may wait for the broker's word: beyond them an outbox is full.
-MOST_RECORDS, MOST_BYTES = 4096, 32 * 2**20
+#: Records, of :data:`OUTBOX` bytes, that may wait for the broker's word: beyond either an outbox is full.
+MOST_RECORDS = 4096
 
 
 class Observer(Protocol):
@@ -133,7 +134,7 @@ class Outbox:
     @property
     def full(self) -> bool:
         """Whether its owner should wait before it makes more, or whoever acknowledges slowly fills the memory."""
-        return self._records >= MOST_RECORDS or self._bytes >= MOST_BYTES
+        return self._records >= MOST_RECORDS or self._bytes >= OUTBOX
 
     def _count(self, sign: int, records: Sequence[Outgoing]) -> None:
         self._records += sign * len(records)

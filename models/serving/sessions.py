@@ -26,10 +26,12 @@ from kymo.processors.chain import ChainStage
 from kymo.processors.intake import EntryStage
 from kymo.processors.spec import header_from_json, header_to_json
 from kymo.processors.windows import WindowStage
-from kymo.streams.chunk import Chunk, Header, Window
-from kymo.streams.errors import MessageError
+from kymo.streams.budget import MESSAGE_DATA, RUN
+from kymo.streams.chunk import Chunk, Format, Header, Window
+from kymo.streams.errors import FormatError, MessageError
 
-#: A run is pushed when it holds so many, and in pieces of so many: more would only add latency, and memory.
+#: A run is pushed when it holds so many (or :data:`~kymo.streams.budget.RUN` bytes), and in pieces of so many: more would only add
+#: latency, and memory.
 SAMPLES = 2_048
 
 
@@ -60,6 +62,7 @@ class Session:
         self.topic = ""
         self.ended = False
         self.listener: Listener | None = None  # hears its first samples
+        self._together: dict[str, int] = {}
         self.irregular = False  # something came that a restart from an offset could take otherwise
         self.touched_s = 0.0
         self.sent_ms = 0  # when the newest chunk taken was sent, Unix ms
@@ -89,6 +92,15 @@ class Session:
         """Whether a chunk is the next one; another is looked at alone, and counted."""
         return chunk.first_index == self.next_index
 
+    def samples_together(self, fmt: Format) -> int:
+        """How many samples of `fmt` may go through the chain at once."""
+        if fmt.stream not in self._together:
+            try:
+                self._together[fmt.stream] = max(1, min(SAMPLES, int(RUN / self.stage.spec.widest(fmt))))
+            except FormatError:  # the chain will say so
+                return SAMPLES
+        return self._together[fmt.stream]
+
     def touch(self, floor: Callable[[], Floor], now_s: float, count: int) -> None:
         """So many records are about to be taken; `floor` tells where the outputs stand."""
         self.touched_s = now_s
@@ -113,6 +125,7 @@ class Session:
         if chunk.end:
             outputs += self.stage.flush()
         if outputs and isinstance(outputs[-1], Chunk):
+            outputs = [part for output in outputs for part in output.parts(MESSAGE_DATA)]  # type: ignore[union-attr]
             self._derived = (outputs[-1].header, outputs[-1].end_index)
         if chunk.end and self._derived is not None and self._derived[1] > self._ended_at:
             self._ended_at = self._derived[1]
@@ -302,7 +315,12 @@ class ChunkRun:
 
     def __init__(self, session: Session, topic: str, chunk: Chunk, record: Any) -> None:
         self.session, self.topic, self.chunks, self.records = session, topic, [chunk], [record]
-        self.count = chunk.count
+        self.count, self.size = chunk.count, len(record.value)
+
+    @property
+    def full(self) -> bool:
+        """Whether it holds as much as may go through a chain together."""
+        return self.count >= SAMPLES or self.size >= RUN
 
     def follows(self, chunk: Chunk) -> bool:
         """Whether `chunk` goes on exactly where this run ends."""
@@ -319,22 +337,23 @@ class ChunkRun:
         self.chunks.append(chunk)
         self.records.append(record)
         self.count += chunk.count
+        self.size += len(record.value)
 
     def pieces(self) -> Iterator[tuple[Chunk, list[tuple[int, int]]]]:
         """All of it as one chunk, or as several where it is long, each with end index and offset of the chunks that it is made of."""
         chunk = self._joined()
         places = [(c.end_index, record.offset) for c, record in zip(self.chunks, self.records, strict=True)]
-        if chunk.count < 2 * SAMPLES or chunk.times_ns is not None:
+        samples = self.session.samples_together(chunk.header.format)
+        if chunk.count < 2 * samples:
             yield chunk, places
             return
-        for start in range(0, chunk.count, SAMPLES):
-            stop = min(start + SAMPLES, chunk.count)
+        for start in range(0, chunk.count, samples):
+            stop = min(start + samples, chunk.count)
             first, end = chunk.first_index + start, chunk.first_index + stop
             inside = [place for place in places if first < place[0] <= end]
             if not inside or inside[-1][0] < end:  # it ends inside of a chunk
                 inside.append((end, next(offset for above, offset in places if above > end)))
-            piece = chunk.data[start:stop]
-            yield Chunk(chunk.header, first, piece, None, chunk.end and stop == chunk.count, chunk.filled), inside
+            yield chunk.part(start, stop), inside
 
     def _joined(self) -> Chunk:
         first, last = self.chunks[0], self.chunks[-1]

@@ -114,10 +114,8 @@ def _end_mark(header: Header, at: int) -> Chunk:
     import numpy as np
 
     fmt = header.format
-    if fmt.dtype == "jpeg":
-        return Chunk(header, at, np.empty(0, object), None, True)
     times = None if fmt.rate else np.empty(0, np.int64)
-    return Chunk(header, at, np.empty((0, *fmt.shape), np.dtype(fmt.dtype)), times, True)
+    return Chunk(header, at, np.empty((0, *fmt.shape), fmt.array_dtype), times, True)
 
 
 @dataclass(slots=True)

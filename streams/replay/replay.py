@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from kymo.streams.chunk import Array
+from kymo.streams.chunk import Array, bytes_of
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import DeliveryError, KymoError, SourceError
 from kymo.streams.kafka.admin import ensure_topics, run_prefix
@@ -226,9 +226,7 @@ class Spool:
 
 
 def _size(stream: StreamData) -> int:
-    frames = stream.header.format.dtype == "jpeg"
-    times = 0 if stream.times_ns is None else stream.times_ns.nbytes
-    return times + (sum(map(len, stream.data)) if frames else stream.data.nbytes)
+    return bytes_of(stream.data) + (0 if stream.times_ns is None else stream.times_ns.nbytes)
 
 
 def _mapped(stream: StreamData, samples: list[int], stamps: list[int], block: Any) -> StreamData:

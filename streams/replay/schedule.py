@@ -15,14 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kymo.streams.budget import MESSAGE_DATA
 from kymo.streams.chunk import Chunk, Header, index_at
 from kymo.streams.recording import Recording, StreamData
-from kymo.streams.topics import MESSAGE_MAX
 from kymo.streams.words import NS
 
 DAY_NS = 24 * 3600 * NS
-#: Room for a chunk's header within a message.
-HEADER_ROOM = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +149,12 @@ def _period_ns(stream: StreamData) -> int:
 
 def _chunks(stream: StreamData, chunk_ms: float) -> Iterator[Chunk]:
     fmt = stream.header.format
-    item = np.dtype(object if fmt.dtype == "jpeg" else fmt.dtype).itemsize
-    most = max(1, (MESSAGE_MAX - HEADER_ROOM) // (item * int(np.prod(fmt.shape, dtype=np.int64)) + 8))
     if fmt.rate:
-        yield from stream.chunks(min(most, max(1, int(fmt.rate * round(chunk_ms * 1000) / 1_000_000))))
+        for chunk in stream.chunks(max(1, int(fmt.rate * round(chunk_ms * 1000) / 1_000_000))):
+            yield from chunk.parts(MESSAGE_DATA)
         return
     slot_ns = max(1, round(chunk_ms * 1_000_000))
-    for chunk in stream.chunks(most):
+    for chunk in (part for chunk in stream.chunks(max(1, stream.count)) for part in chunk.parts(MESSAGE_DATA)):
         if chunk.times_ns is None or chunk.count < 2:
             yield chunk
             continue

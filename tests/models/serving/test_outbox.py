@@ -17,9 +17,10 @@ from kymo.models.serving.agent import Agent
 from kymo.models.serving.operator import SILENT, Operator, Shadow
 from kymo.models.serving.outputs import Events
 from kymo.models.serving.partition import Partition
-from kymo.models.serving.runtime import MOST_BYTES, MOST_RECORDS, Outbox, Outgoing, Runtime
+from kymo.models.serving.runtime import MOST_RECORDS, Outbox, Outgoing, Runtime
 from kymo.models.serving.snapshots import Handover
 from kymo.processors.lease import Instant, Lease
+from kymo.streams.budget import OUTBOX
 from kymo.streams.chunk import Chunk, Header
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.topics import Names
@@ -116,7 +117,7 @@ def test_nothing_more_is_read_while_too_much_waits_for_the_broker() -> None:
 def test_full_by_number_and_by_size() -> None:
     async def work() -> None:
         producer = Producer()
-        for rows in ([Outgoing(b"", b"x")] * MOST_RECORDS, [Outgoing(b"", b"x" * (MOST_BYTES // 4))] * 4):
+        for rows in ([Outgoing(b"", b"x")] * MOST_RECORDS, [Outgoing(b"", b"x" * (OUTBOX // 4))] * 4):
             producer.may.clear()
             outbox = Outbox(lambda: producer, lambda error: None, lambda: 0)  # type: ignore[arg-type,return-value]
             outbox.put("t.a", 0, rows[1:])
