@@ -212,10 +212,11 @@ def follows(window: Window, end_index: int, end_ns: int) -> bool:
 
 def most_together(shape: Sequence[int], dtype: Any) -> int:
     """How many windows are run together at most."""
-    return max(1, min(MAX_BATCH, BATCH // max(1, math.prod(shape) * np.dtype(dtype).itemsize)))
+    window = math.prod(shape) * int(np.dtype(dtype).itemsize)
+    return max(1, min(MAX_BATCH, BATCH // max(1, window)))
 
 
-def random_windows(random: np.random.Generator, count: int, shape: Sequence[int], dtype: Any) -> Array:
+def random_windows(random: np.random.Generator, count: int, shape: Sequence[int], dtype: Any) -> NDArray[Any]:
     """Windows of normal noise, made one by one: large ones would be eight times as large at once."""
     windows = np.empty((count, *shape), dtype)
     for i in range(count):

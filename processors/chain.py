@@ -138,14 +138,10 @@ class Chain(Spec):
 
     def widest(self, fmt: Format) -> float:
         """Bytes that a sample of `fmt` becomes at most on its way to the window, on average; of images, once they are decoded."""
-        most = 1.0
-        for spec in self.specs:
-            if fmt.dtype != "jpeg":
-                most = max(most, fmt.sample_bytes / fmt.step)
-            if isinstance(spec, Windows):
-                break
-            fmt = spec.output({fmt.stream: fmt})
-        return most
+        formats = [fmt]
+        for spec in self.specs[: self._window_at]:
+            formats.append(spec.output({fmt.stream: formats[-1]}))
+        return max((f.sample_bytes / float(f.step) for f in formats if f.dtype != "jpeg"), default=1.0)
 
     def input_index(self, index: int) -> int:
         """Oldest input index that output `index` rests on."""

@@ -132,8 +132,9 @@ class Chunk:
         fmt, first, end = self.header.format, self.first_index + start, self.first_index + stop
         raw, raw_end = int(first * fmt.step), int((end - 1) * fmt.step) + fmt.span
         filled = tuple(gap for gap in self.filled if gap[0] < raw_end and raw < gap[1])
-        times = None if self.times_ns is None else self.times_ns[start:stop]
-        return Chunk(self.header, first, self.data[start:stop], times, self.end and stop == self.count, filled)
+        times, last = None if self.times_ns is None else self.times_ns[start:stop], stop == self.count
+        mark = self.complete_ns if last else None
+        return Chunk(self.header, first, self.data[start:stop], times, self.end and last, filled, mark)
 
     def __repr__(self) -> str:
         return f"Chunk({self.session}/{self.stream}[{self.first_index}:{self.end_index}]{' end' if self.end else ''})"

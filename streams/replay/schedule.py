@@ -154,7 +154,7 @@ def _chunks(stream: StreamData, chunk_ms: float) -> Iterator[Chunk]:
             yield from chunk.parts(MESSAGE_DATA)
         return
     slot_ns = max(1, round(chunk_ms * 1_000_000))
-    for chunk in (part for chunk in stream.chunks(max(1, stream.count)) for part in chunk.parts(MESSAGE_DATA)):
+    for chunk in (part for piece in stream.chunks(max(1, stream.count)) for part in piece.parts(MESSAGE_DATA)):
         if chunk.times_ns is None or chunk.count < 2:
             yield chunk
             continue
