@@ -208,12 +208,16 @@ class Recording:
     @property
     def start_ns(self) -> int:
         """Unix time of the earliest sample, ns; 0 without streams."""
-        return min((stream.start_ns for stream in self.streams), default=0)
+        return min((stream.start_ns for stream in self._with_samples()), default=0)
 
     @property
     def end_ns(self) -> int:
         """Unix time of the latest end of a stream, ns; 0 without streams."""
-        return max((stream.end_ns for stream in self.streams), default=0)
+        return max((stream.end_ns for stream in self._with_samples()), default=0)
+
+    def _with_samples(self) -> list[StreamData]:
+        """Streams that say when it is; all where none has a sample."""
+        return [stream for stream in self.streams if stream.count] or self.streams
 
     def label_of(self, start_ns: int, end_ns: int, min_share: float = 0.5) -> str | None:
         """The class that covers the largest part of an interval, if that is at least `min_share` of it.

@@ -27,7 +27,7 @@ from kymo.streams.kafka.sessions import announced
 from kymo.streams.messages import Odd
 from kymo.streams.recording import Recording, StreamData
 from kymo.streams.replay.pacing import Player, ReplayIO, ReplayProgress
-from kymo.streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts
+from kymo.streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts, turn_ns
 from kymo.streams.sessions import session_record
 from kymo.streams.settings import Settings
 from kymo.streams.topics import MIB, Names, topic_of
@@ -48,6 +48,7 @@ class ReplaySummary:
     sessions: int = 0  # what was sent
     chunks: int = 0
     samples: int = 0
+    streams: dict[str, int] = field(default_factory=dict)  # samples of each, over all sessions
     bytes: int = 0
     acknowledged: int = 0  # chunks that Kafka has
     requested_speed: float | None = None  # seconds of event time a second; None for as fast as possible
@@ -81,6 +82,10 @@ class ReplaySummary:
             f"speed {asked} asked, {self.reached_speed:.4g} reached: {self.event_s:.1f} s in {self.elapsed_s:.1f} s",
             f"lag {self.mean_lag_ms:.2f} ms mean, {self.max_lag_ms:.2f} ms at most",
         ]
+        if len(self.streams) > 1:
+            out.append(
+                "streams " + ", ".join(f"{name} ({many(count, 'sample')})" for name, count in self.streams.items())
+            )
         out += pace if self.chunks else []
         if self.sessions > 1:
             out.append(f"sessions started {start}")
@@ -263,8 +268,9 @@ class _Replay:
         wall = io.clock.wall_ns() if plan.now else 0
         shifts = [wall + o - p.start_ns if plan.now else 0 for o, p in zip(self.offsets, parts, strict=True)]
         self.parts = [shifted(part, shift) for part, shift in zip(parts, shifts, strict=True)]
-        ends = [o + p.end_ns - p.start_ns for o, p in zip(self.offsets, self.parts, strict=True)]
-        self.total_s = max(ends) * plan.loop / NS
+        turns = max(0, plan.loop - 1)
+        ends = [o + p.end_ns - p.start_ns + turns * turn_ns(p) for o, p in zip(self.offsets, self.parts, strict=True)]
+        self.total_s = float(max(ends) / NS) if plan.loop else 0.0
         self.codec = ChunkCodec()
         self.samples = [0] * len(parts)
         self.open_streams = [len(part.streams) for part in parts]
@@ -302,6 +308,7 @@ class _Replay:
         self.samples[i] += chunk.count
         self.summary.chunks += 1
         self.summary.samples += chunk.count
+        self.summary.streams[chunk.stream] = self.summary.streams.get(chunk.stream, 0) + chunk.count
         self.summary.bytes += len(value)
         self.event_ns = due.due_ns
         if self.ended:

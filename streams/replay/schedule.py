@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -108,23 +110,62 @@ def schedule(recordings: Sequence[Recording], offsets_ns: Sequence[int], plan: R
     """All chunks by the time they are due, then by session, then by stream."""
     parts = []
     for i, (recording, offset) in enumerate(zip(recordings, offsets_ns, strict=True)):
-        to_due = offset - recording.start_ns
+        to_due, period_ns = offset - recording.start_ns, turn_ns(recording)
         for j, stream in enumerate(recording.streams):
-            parts.append(_stream_schedule(stream, (i, j), to_due, plan))
+            parts.append(_stream_schedule(stream, (i, j), to_due, plan, period_ns))
     return heapq.merge(*parts, key=lambda due: due[:3])
 
 
-def _stream_schedule(stream: StreamData, place: tuple[int, int], to_due_ns: int, plan: ReplayPlan) -> Iterator[Due]:
+def turn_ns(recording: Recording) -> Fraction:
+    """How much later each turn of a loop is than the one before, for all streams: ns.
+
+    It holds each stream whole, and all of the recording but for less than a sample (devices that start together do so no more exactly). It
+    is a whole number of the slowest stream's samples; where it is none of another one's, a turn of that begins at the nearest sample of its
+    grid: half a sample away at most, however many turns there were.
+    """
+    streams = [stream for stream in recording.streams if stream.count]
+    rates = [stream.header.format.rate for stream in streams if stream.header.format.rate]
+    lengths = [_length_ns(stream) for stream in streams]
+    begins = [_begin_ns(stream) for stream in streams]
+    # An irregular stream ends with its last sample, whatever its next interval would have been.
+    ends = [
+        Fraction(stream.end_ns) if stream.times_ns is not None else begin + length
+        for stream, begin, length in zip(streams, begins, lengths, strict=True)
+    ]
+    longest, whole = max(lengths, default=Fraction(0)), max(ends, default=Fraction(0)) - min(begins, default=0)
+    if not rates:
+        return max(longest, whole)
+    slowest = min(rates) / NS
+    return max(math.ceil(longest * slowest), math.floor((whole - NS / max(rates)) * slowest) + 1) / slowest
+
+
+def _begin_ns(stream: StreamData) -> Fraction:
+    rate = stream.header.format.rate
+    return stream.header.origin_ns + stream.first_index * NS / rate if rate else Fraction(stream.start_ns)
+
+
+def _length_ns(stream: StreamData) -> Fraction:
+    """A stream's length, gaps included; of an irregular one with a mean interval behind it."""
+    if rate := stream.header.format.rate:
+        return (stream.end_index - stream.first_index) * NS / rate
+    length = stream.end_ns - stream.start_ns
+    return Fraction(length + max(1, length // (stream.count - 1)) if stream.count > 1 else NS)
+
+
+def _stream_schedule(
+    stream: StreamData, place: tuple[int, int], to_due_ns: int, plan: ReplayPlan, period_ns: Fraction
+) -> Iterator[Due]:
     due, turn = 0, 0
-    period = stream.end_index - stream.first_index
-    period_ns = _period_ns(stream)
+    samples = stream.end_index - stream.first_index
+    rate = stream.header.format.rate
     while plan.loop == 0 or turn < plan.loop:
         last = turn + 1 == plan.loop
+        later = round(turn * period_ns * rate / NS) if rate else turn * samples
         for chunk in _chunks(stream, plan.chunk_ms):
             if not chunk.count and not last:
                 continue
-            times = None if chunk.times_ns is None else chunk.times_ns + turn * period_ns
-            sent = Chunk(chunk.header, chunk.first_index + turn * period, chunk.data, times, chunk.end and last)
+            times = None if chunk.times_ns is None else chunk.times_ns + round(turn * period_ns)
+            sent = Chunk(chunk.header, chunk.first_index + later, chunk.data, times, chunk.end and last)
             due = max(due, _last_ns(sent, due - to_due_ns) + to_due_ns)
             yield Due(due, *place, sent)
         turn += 1
@@ -136,15 +177,6 @@ def _last_ns(chunk: Chunk, default_ns: int) -> int:
     if not chunk.count:
         return default_ns
     return int(chunk.times_ns[-1]) if chunk.times_ns is not None else chunk.header.time_ns(chunk.end_index - 1)
-
-
-def _period_ns(stream: StreamData) -> int:
-    """How much later an irregular stream's next loop is: its length and one mean interval, ns."""
-    times = stream.times_ns
-    if times is None or len(times) == 0:
-        return 0
-    length = int(times[-1]) - int(times[0])
-    return length + (length // (len(times) - 1) if len(times) > 1 else NS)
 
 
 def _chunks(stream: StreamData, chunk_ms: float) -> Iterator[Chunk]:

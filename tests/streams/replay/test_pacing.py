@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -255,6 +256,122 @@ def test_loops_of_irregular_samples_go_on_one_interval_later() -> None:
     got = [d.chunk for d in chunks_only(irregular("s", [0, NS, 2 * NS]), plan=plan)]
     assert [t // NS for c in got if c.times_ns is not None for t in c.times_ns] == [0, 1, 2, 3, 4, 5]
     assert [c.first_index for c in got] == [0, 3]
+
+
+@st.composite
+def several(draw: st.DrawFn) -> Recording:
+    """Two to four streams of any rates, which begin and end at other times and may have a gap or no rate."""
+    streams = []
+    for n in range(draw(st.integers(2, 4))):
+        origin, count = draw(st.integers(0, 20 * NS)), draw(st.integers(1, 40))
+        rate = draw(
+            st.sampled_from(
+                [Fraction(4), Fraction(1, 3), Fraction(64), Fraction(9971, 100), Fraction(30000, 1001), None]
+            )
+        )
+        header = Header("s", origin, replace(signal_format(f"s{n}", ("x",), 1), rate=rate))
+        data = np.arange(count, dtype=np.float32).reshape(-1, 1)
+        numbers = np.arange(count) + draw(st.integers(0, 9))
+        numbers[count // 2 :] += draw(st.integers(0, 3))
+        times = None
+        if rate is None:
+            numbers, times = (
+                np.arange(count),
+                origin + np.cumsum(draw(st.lists(st.integers(1, NS), min_size=count, max_size=count))),
+            )
+        streams.append(StreamData.from_indexes(header, data, numbers, times))
+    return Recording("s", streams)
+
+
+def times_of(chunk: Chunk) -> list[Fraction]:
+    """Exact times of samples, which are whole ns only where they are written."""
+    header, numbers = chunk.header, range(chunk.first_index, chunk.end_index)
+    if chunk.times_ns is not None:
+        return [Fraction(int(time)) for time in chunk.times_ns]
+    return [header.origin_ns + Fraction(number) * NS / header.format.rate for number in numbers]
+
+
+def step_ns(stream: StreamData) -> Fraction:
+    return NS / stream.header.format.rate if stream.header.format.rate else Fraction(2)
+
+
+@given(several(), st.integers(2, 9))
+def test_loops_keep_streams_together(whole: Recording, loop: int) -> None:
+    got = chunks_only(whole, plan=ReplayPlan(loop=loop))
+    assert [due[:3] for due in got] == sorted(due[:3] for due in got)
+    turns: list[list[list[Fraction]]] = []  # times by stream and turn
+    for place, stream in enumerate(whole.streams):
+        chunks = [due.chunk for due in got if due.stream == place]
+        assert all(a.end_index <= b.first_index for a, b in pairwise(chunks))
+        assert np.array_equal(np.concatenate([c.data for c in chunks]), np.tile(stream.data, (loop, 1)))
+        assert [c.end for c in chunks] == [False] * (len(chunks) - 1) + [True]
+        times = [time for chunk in chunks for time in times_of(chunk)]
+        assert times == sorted(set(times))
+        turns.append([times[k * stream.count : (k + 1) * stream.count] for k in range(loop)])
+    regular = [step_ns(stream) for stream in whole.streams if stream.header.format.rate]
+    finest = min(regular, default=Fraction(2))
+    for k in range(1, loop):
+        for stream, mine in zip(whole.streams, turns, strict=True):
+            # Each sample lies as to the others as it did, but for half a sample of either: in the ninth turn as in the second.
+            for other, theirs in zip(whole.streams, turns, strict=True):
+                error = (mine[k][0] - theirs[k][0]) - (mine[0][0] - theirs[0][0])
+                assert abs(error) <= (step_ns(stream) + step_ns(other)) / 2
+                # A turn begins when the one before has ended.
+                early = max(theirs[k - 1]) - min(mine[k])
+                assert early < finest + (step_ns(stream) + step_ns(other)) / 2
+
+
+def test_loops_of_two_devices_have_no_gap_and_others_what_they_lack() -> None:
+    plan = ReplayPlan(loop=300)
+    left, right = (
+        recording("s", {f"imu.{side}": 100}, 10, origin_ns=at).streams[0]
+        for side, at in (("left", 0), ("right", 7_300_000))
+    )
+    for due in (got := chunks_only(Recording("s", [left, right]), plan=plan)):
+        assert due.chunk.first_index % 10 == 0
+    assert {due.chunk.end_index for due in got if due.chunk.end} == {300_000}
+    # 4 and 60 Hz from one moment, 64 Hz ten seconds later: each turn is 20 s of every stream, silence included.
+    late = recording("s", {"bvp": 64}, 10, origin_ns=10 * NS).streams[0]
+    both = Recording("s", [*recording("s", {"eda": 4, "pupil": 60}, 20).streams, late])
+    begins = [
+        sorted(
+            {due.chunk.first_index for due in chunks_only(both, plan=replace(plan, chunk_ms=20_000)) if due.stream == n}
+        )
+        for n in range(3)
+    ]
+    assert begins == [[k * rate * 20 for k in range(300)] for rate in (4, 60, 64)]
+    # A rate of which a turn is no whole number: the 3,000th begins half a sample away at most.
+    odd = Recording(
+        "s",
+        [
+            *recording("s", {"eda": 4}, 10).streams,
+            StreamData(
+                Header("s", 0, signal_format("imu", ("x", "y"), Fraction(9971, 100))), np.zeros((900, 2), np.float32)
+            ),
+        ],
+    )
+    plan = replace(plan, loop=3000, chunk_ms=10_000)
+    starts_at = [
+        due.chunk.header.time_ns(due.chunk.first_index) for due in chunks_only(odd, plan=plan) if due.stream == 1
+    ]
+    assert max(abs(time - k * 10 * NS) for k, time in enumerate(starts_at)) <= NS * 100 // 9971 // 2 + 1
+    assert len(starts_at) == 3000
+
+
+def test_a_part_begins_and_ends_with_its_samples_whatever_streams_lack_it() -> None:
+    early, late = (
+        recording("s", {"eda": 4}, 5).streams[0],
+        recording("s", {"bvp": 64}, 10, origin_ns=10 * NS).streams[0],
+    )
+    whole = Recording("s", [early, recording("s", {"imu": 10}, 20).streams[0], late])
+    for start, length, begin_s, end_s in ((0, 5, 0, 5), (6, 3, 6, 9), (12, None, 12, 20)):
+        part = cut(whole, start, length)
+        assert part is not None
+        assert (part.start_ns, part.end_ns) == (begin_s * NS, end_s * NS)
+        first = chunks_only(part)
+        assert next(due.due_ns for due in first if due.chunk.count) < 100_000_000
+        assert sum(due.chunk.end for due in first) == 3
+    assert cut(whole, 25, None) is None
 
 
 def test_irregular_chunks_span_one_slot() -> None:
