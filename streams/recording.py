@@ -4,7 +4,7 @@ times in Unix ns."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -237,3 +237,18 @@ class Recording:
         """
         near = [label for label in self.labels if label.start_ns < end_ns and start_ns < label.end_ns]
         return Cover(near).label_of(start_ns, end_ns, min_share)
+
+
+def shifted(recording: Recording, shift_ns: int) -> Recording:
+    """The recording with every event time later by `shift_ns`."""
+    if not shift_ns:
+        return recording
+    streams = []
+    for stream in recording.streams:
+        header = replace(stream.header, origin_ns=stream.header.origin_ns + shift_ns)
+        times = None if stream.times_ns is None else stream.times_ns + shift_ns
+        streams.append(StreamData(header, stream.data, times, 0, list(stream.pieces)))
+    labels = [
+        replace(label, start_ns=label.start_ns + shift_ns, end_ns=label.end_ns + shift_ns) for label in recording.labels
+    ]
+    return replace(recording, streams=streams, labels=labels)

@@ -39,7 +39,7 @@ from kymo.streams.readers import read
 from kymo.streams.readers.basic_motions import NAMES
 from kymo.streams.readers.beside import files_beside
 from kymo.streams.readers.files import File, find
-from kymo.streams.recording import Recording
+from kymo.streams.recording import ReadOptions, Recording
 from kymo.streams.settings import Settings
 
 Progress = Callable[[int, int], None]
@@ -94,7 +94,7 @@ def build_dataset(
     settings, reading = settings or Settings.from_env(), reading or Reading()
     folder = settings.home / "cache" / "datasets"
     unlabelled |= recipe.stateful
-    files = checksums(paths)
+    files = checksums(paths, recipe.read_options())
     entry = folder / digest_of(files, recipe, chain, unlabelled)
     if (cached := _look_up(entry)) is not None:
         for text in cached.left_out:
@@ -167,14 +167,14 @@ def digest_of(files: Any, recipe: Recipe, chain: Chain, unlabelled: bool = False
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def checksums(paths: Sequence[str | Path]) -> list[list[str]]:
+def checksums(paths: Sequence[str | Path], options: ReadOptions | None = None) -> list[list[str]]:
     """List each file that a reader would read, with the SHA-256 of its bytes and of the labels and settings beside it."""
     if folders := window_folders(paths):
         files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
         return [[str(path), _sha256(File(str(path)))] for path in files]
     examples = [str(path).lower() for path in paths if str(path).lower() in NAMES]
     sums = [[name, _version("aeon")] for name in examples]
-    for file in find([path for path in paths if str(path).lower() not in NAMES]):
+    for file in find([path for path in paths if str(path).lower() not in NAMES], options=options):
         beside = [*([labels] if (labels := file.labels_file()) else []), *files_beside(file)]
         sums.append([file.path, file.session, *map(_sha256, [file, *beside])])
     return sums

@@ -8,19 +8,17 @@ repair is a SourceError with file and row.
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from kymo.streams.archive.format import is_archive
 from kymo.streams.errors import EmptyKeepError, SourceError, SourceWarning
 from kymo.streams.labels.labels import LabelsJson
 from kymo.streams.readers.basic_motions import NAMES, read_basic_motions
-from kymo.streams.readers.file_names import add_what_the_name_says
-from kymo.streams.readers.files import File, find, format_of, is_url, not_read
-from kymo.streams.recording import InputOptions, ReadOptions, Recording
+from kymo.streams.readers.files import File, find, is_url, not_read
+from kymo.streams.readers.together import by_session, of_streams, recordings_of
+from kymo.streams.recording import ReadOptions, Recording
 from kymo.streams.words import many
 
 
@@ -48,7 +46,8 @@ def read(
     Yields
     ------
     Recording
-        One a session. Only one file's worth is held; of a CSV or Parquet file with many sessions, one session's.
+        One a session. Only one file's worth is held (of a CSV or Parquet file with many sessions, one session's), and sessions of
+        several files that lack a stream yet.
 
     Raises
     ------
@@ -66,13 +65,29 @@ def read(
         yield from read_archive(Path(path), options)
     on_disk = [path for path in paths if path not in archives and not _is_data_set(path)]
     foreign = [error for path in on_disk if not is_url(path) for error in not_read(Path(path))]
-    errors, emptied, readable = list[SourceError](), list[SourceError](), bool(archives or names)
+    errors = list[SourceError]()
+    recordings = _of_files(on_disk, options, errors, tell, bool(archives or names))
+    yield from by_session(recordings, options.inputs, errors) if len(options.inputs) > 1 else recordings
+    _leave_out(errors + foreign, tell)
+
+
+def _of_files(
+    paths: Sequence[str | Path],
+    options: ReadOptions,
+    errors: list[SourceError],
+    tell: Callable[[str], None],
+    readable: bool,
+) -> Iterator[Recording]:
+    """Recordings of files; what cannot be read is told, or added to the errors, as long as another can be, or was."""
+    emptied = list[SourceError]()
     groups: dict[str, list[File]] = {}
-    for file in find(on_disk):
-        groups.setdefault(file.folder if file.stream else file.path, []).append(file)
+    for file in find(paths, options=options):
+        groups.setdefault(file.part_of or file.path, []).append(file)
     for files in groups.values():
         try:
-            for recording in _of_sensors(files, options, errors) if files[0].stream else _recordings(files[0], options):
+            for recording in (
+                of_streams(files, options, errors) if files[0].stream else recordings_of(files[0], options)
+            ):
                 readable = True
                 yield recording
         except EmptyKeepError as error:
@@ -85,7 +100,6 @@ def read(
                 _leave_out(errors, tell)
     if not readable and (errors or emptied):
         raise (errors or emptied)[0]
-    _leave_out(errors + foreign, tell)
     if emptied:
         files_without = many(len(emptied), "file")
         tell(f"keep = {options.keep!r} leaves no row of {files_without}, such as {emptied[0].path}; left out")
@@ -99,100 +113,6 @@ def _leave_out(errors: list[SourceError], tell: Callable[[str], None]) -> None:
     """Say that files are left out, each once."""
     while errors:
         tell(f"{errors.pop(0)}; left out")
-
-
-def _of_sensors(files: Sequence[File], options: ReadOptions, errors: list[SourceError]) -> Iterator[Recording]:
-    """Recordings of files that hold a sensor each: one with several streams; what cannot be read is added to the errors."""
-    folder, inputs = files[0].folder, {file: _inputs_of(file.stream, options) for file in files}
-    parts, refused = dict[str, list[Recording]](), list[SourceError]()
-    if not any(inputs.values()):  # the channels that the recipe names may be in one file alone
-        for file in files:
-            with contextlib.suppress(SourceError):
-                parts[file.path] = list(_recordings(file, options))
-        if len(parts) == 1:
-            yield from next(iter(parts.values()))
-            return
-        stream = options.stream_name or ", ".join(item.stream for item in options.inputs)
-        streams = ", ".join(file.stream for file in files)
-        wrong = f"is one recording of the streams {streams}; there is no `{stream}`: name one of these, or the file"
-        raise SourceError(wrong, folder)
-    for file in (file for file in files if inputs[file]):
-        try:
-            for part in format_of(file).read(file, replace(options, inputs=inputs[file], stream_name=None)):
-                parts.setdefault(part.session, []).append(part)
-        except SourceError as error:
-            refused.append(error)
-    if not parts:
-        raise refused[0]
-    errors += refused
-    beside = {labels.path: file for file in files if (labels := file.labels_file())}
-    for session, sensors in parts.items():
-        most = max(sensors, key=lambda part: part.streams[0].count)
-        several = [part for part in sensors if part.start_ns < most.end_ns and part.end_ns > most.start_ns]
-        for part in (part for part in sensors if part not in several):
-            wrong = f"shares no time with {Path(most.path).name}: is its clock another one?"
-            errors.append(SourceError(wrong, part.path))
-        longest = max((part.labels for part in several), key=len)
-        notes = [f"{part.streams[0].header.format.stream}: {note}" for part in several for note in part.notes]
-        metadata = {key: text for part in several for key, text in part.metadata.items()}
-        subject = next((part.subject for part in several if part.subject), None)
-        recording = Recording(
-            session, [stream for part in several for stream in part.streams], longest, subject, metadata, folder, notes
-        )
-        yield _with_labels(recording, replace(files[0], path=folder, stream=""), options, beside.values())
-
-
-def _inputs_of(stream: str, options: ReadOptions) -> tuple[InputOptions, ...]:
-    """What is read of a stream that a file is: as the recipe says, or all."""
-    if options.stream_name not in (None, stream):
-        return ()
-    asked = [item for item in options.inputs if item.stream in (stream, stream.partition(".")[0])]
-    return tuple(replace(item, stream=stream) for item in asked) if options.inputs else (InputOptions(stream),)
-
-
-def _recordings(file: File, options: ReadOptions) -> Iterator[Recording]:
-    for recording in format_of(file).read(file, options):
-        yield _with_labels(recording, file, options)
-
-
-def _with_labels(recording: Recording, file: File, options: ReadOptions, labelled: Iterable[File] = ()) -> Recording:
-    """A recording with what stands beside it, and in its name."""
-    for key, names in options.label_keys.items():
-        for source in list(labelled) or [file]:
-            _add_labels(recording, source, key, names, key == options.label_key)
-    if options.file_names is not None:
-        label_set = options.label_column or options.label_key or "label"
-        add_what_the_name_says(recording, file.path, options.file_names, label_set)
-    return recording
-
-
-def _add_labels(recording: Recording, file: File, key: str, names: Mapping[str, str], required: bool) -> None:
-    """Labels of ``X.labels.json`` beside the file, or where an experiment has them, as far as they touch the recording; where
-    they are not required, a file may be without."""
-    beside = file.labels_file()
-    if beside is None:
-        note = f"no {Path(file.path).stem}.labels.json beside it: read without labels"
-        recording.notes += [note] if note not in recording.notes else []
-        return
-    path = Path(beside.path)
-    with beside.open() as raw:
-        content = LabelsJson(path, raw.read())
-    labels = content.labels(key, names, recording.session, required)
-    inside = [label for label in labels if label.end_ns > recording.start_ns and label.start_ns < recording.end_ns]
-    if labels and not inside:
-        wrong = f"none of its {len(labels)} labels lies within session {recording.session}; is its clock another one?"
-        if required:
-            raise SourceError(wrong, path)
-        recording.notes.append(f"{path.name}: {wrong}")
-        return
-    if without := len(content.events) - len(labels):
-        recording.notes.append(f"{path.name}: {without} events without `{key}` left out")
-    if len(inside) < len(labels):
-        recording.notes.append(f"{path.name}: {len(labels) - len(inside)} labels outside the recording left out")
-    # Parts of a recording may have the same labels beside them.
-    known = {(label.set, label.start_ns, label.end_ns, label.label) for label in recording.labels}
-    inside = [label for label in inside if (label.set, label.start_ns, label.end_ns, label.label) not in known]
-    recording.labels = sorted([*recording.labels, *inside], key=lambda label: (label.start_ns, label.end_ns))
 
 
 def label_keys(paths: Sequence[str | Path]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fractions import Fraction
-from itertools import pairwise, takewhile
+from itertools import combinations, pairwise, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -165,12 +165,15 @@ class ColumnRoles:
             if count > 1:
                 wrong = f"column `{brief(name)}` is there {count} times; each needs a name of its own"
                 raise SourceError(wrong, self._path, 1)
-        for name in (*options.session, *([options.subject] if options.subject else []), *keep):
+        # Of a session's files one may say whose it is.
+        subject = [options.subject] if options.subject and not self._table.file.stream else []
+        for name in (*options.session, *subject, *keep):
             if name not in names:
                 raise no_such_name(name, names, self._path)
         usual = {name for name in ("session", "subject") if name in names and name not in asked}
         self.session = options.session or tuple(usual & {"session"})
         self.subject = options.subject or ("subject" if "subject" in usual else None)
+        self.subject = self.subject if self.subject in names else None
         self.labels = tuple(name for name in options.label_columns if name in names)
         self._row_names = {*self.session, self.subject, *self.labels, *keep}
 
@@ -247,8 +250,21 @@ class ColumnRoles:
         names, path, options = self._names, self._path, self._options
         requested = requested_inputs(options, path) or (InputOptions(_DEFAULT_STREAM),)
         present = [item for item in requested if not item.channels or any(name in names for name in item.channels)]
+        several = len(options.inputs) > 1
         if not present:
-            raise no_such_name(requested[0].channels[0], names, path)
+            asked = ", ".join(f"`{item.stream}` ({', '.join(item.channels)})" for item in requested)
+            if len(requested) > 1:
+                raise SourceError(
+                    f"no column of any stream that is asked for: {asked}; there are: {some(names, 40)}", path
+                )
+            raise no_such_name(requested[0].channels[0], names, path, _kind(requested[0], several))
+        for first, second in combinations(present, 2):
+            if first.channels and set(first.channels) == set(second.channels):
+                raise SourceError(
+                    f"its columns {', '.join(first.channels)} are those of `{first.stream}` and of `{second.stream}`: let its name say which "
+                    f"({first.stream.replace('.', '_')}{self._table.file.suffix}), or the recipe's [source] file_names",
+                    path,
+                )
         self.notes += [
             f"no column of stream `{item.stream}`: read without it" for item in requested if item not in present
         ]
@@ -257,7 +273,7 @@ class ColumnRoles:
         for item in present:
             for name in item.channels:
                 if name not in names:
-                    raise no_such_name(name, names, path)
+                    raise no_such_name(name, names, path, _kind(item, several))
             channels = item.channels or tuple(name for name in free if name not in named)
             if not channels:
                 raise SourceError(
@@ -304,6 +320,11 @@ class ColumnRoles:
                 )
             units.append(unit or recipe_unit)
         return replace(item, units=tuple(units) if any(units) else ())
+
+
+def _kind(item: InputOptions, several: bool) -> str:
+    """What a missing column would be, as an error calls it."""
+    return f"column of stream `{item.stream}`:" if several else "column"
 
 
 def no_such_name(name: str, names: Sequence[str], path: Path | str, kind: str = "column") -> SourceError:

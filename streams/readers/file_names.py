@@ -1,17 +1,36 @@
-"""What names of files say. In: a pattern such as ``{label}_{subject}``, a recording and its file. Out: its class, subject, metadata."""
+"""What names of files say. In: files, and a pattern such as ``{label}_{subject}``. Out: which stream of which session each is; of a
+recording class, subject and metadata.
+"""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from kymo.streams.errors import SourceError
 from kymo.streams.labels.labels import canonical, interval
 from kymo.streams.readers.zip_file import SUFFIX as ZIP_SUFFIX
-from kymo.streams.recording import Recording
+from kymo.streams.recording import ReadOptions, Recording
+
+if TYPE_CHECKING:
+    from kymo.streams.readers.files import File
 
 _FIELD = re.compile(r"\{(\w+)\}|\*")
+#: Fields of a pattern that say which stream a file holds, and so which files are one session.
+_PLACES = ("stream", "place")
+#: How apps of phones and wristbands call the file of a sensor.
+_SENSOR = re.compile(
+    "(watch|wrist|headphones?)?(acc(el)?|(total|linear)?accelerat(ion|ometer)|accelerometer(uncalibrated)?|linearaccelerometer|gravity|gyro?|gyroscope(uncalibrated)?"
+    "|mag|magnetometer(uncalibrated)?|magneticfield|orientation|attitude|(game)?rotation(vector)?|(device|wrist|watch)motion|baro(meter)?"
+    "|pressure|light(sensor)?|proximity|location|gps|compass|heading|heartrate|hr|pedometer|stepcounter|microphone|audiolevel|humidity"
+    "|(ambient)?temp(erature)?|battery|bvp|eda|gsr|ppg|ecg|emg|eeg|resp|ibi|imu|pupil|gaze)"
+)
+_OF_STREAMS = ".mcap"
 
 
 @cache
@@ -40,18 +59,105 @@ def pattern_of(text: str) -> re.Pattern[str]:
 
 def add_what_the_name_says(recording: Recording, path: str, pattern: str, label_set: str) -> None:
     """Take class, subject and metadata from the name of a recording's file, or of a folder that it is in, where it does not say so."""
-    place = PurePosixPath(path.replace("\\", "/"))
-    stem = place.with_name(place.stem) if place.name else place
-    names = (str(name).removesuffix(ZIP_SUFFIX) for name in (stem, place, *place.parents))
-    matches = (pattern_of(pattern).search(name) for name in names)
-    match = next((match for match in matches if match), None)
+    match = next((match for name in _names(path) if (match := pattern_of(pattern).search(name))), None)
     if match is None:
         recording.notes.append(f"its file is not named like {pattern}")
         return
-    fields = match.groupdict()
+    fields = {name: text for name, text in match.groupdict().items() if name not in (*_PLACES, "session")}
     recording.subject = recording.subject or fields.pop("subject", None)
     if (name := fields.pop("label", None)) and not any(label.set == label_set for label in recording.labels):
         span = {"start_ns": recording.start_ns, "end_ns": max(recording.end_ns, recording.start_ns + 1)}
-        label = interval(session=recording.session, set=label_set, label=canonical(name), author=place.name, **span)
+        label = interval(
+            session=recording.session,
+            set=label_set,
+            label=canonical(name),
+            author=PurePosixPath(path.replace("\\", "/")).name,
+            **span,
+        )
         recording.labels = [*recording.labels, label]
     recording.metadata.update({key: text for key, text in fields.items() if key not in recording.metadata})
+
+
+def _names(path: str) -> Iterator[str]:
+    """What a pattern may be of: the path without suffix, as it is, and the folders that it is in."""
+    place = PurePosixPath(path.replace("\\", "/"))
+    stem = place.with_name(place.stem) if place.name else place
+    return (str(name).removesuffix(ZIP_SUFFIX) for name in (stem, place, *place.parents))
+
+
+def tells_streams(pattern: str | None) -> bool:
+    """Whether a pattern of names has a field for which stream a file holds."""
+    return any(f"{{{field}}}" in (pattern or "") for field in _PLACES)
+
+
+def with_streams(files: Iterable[File], options: ReadOptions | None) -> list[File]:
+    """Files with the streams that they hold, where a session is several of them.
+
+    It is so where the pattern of names says ``{stream}`` or ``{place}``; where files in a folder are named after the streams that a
+    recipe of several inputs asks for; and where a folder has a file for each of several sensors.
+    """
+    inputs = [item.stream for item in options.inputs] if options else []
+    asked = inputs if len(inputs) > 1 else []
+    pattern = options.file_names or "" if options else ""
+    streams: dict[File, tuple[str, str]] = {}  # which, of what
+    certain = set[str]()
+    for file in files:
+        streams[file] = "", ""
+        if tells_streams(pattern):
+            streams[file] = _stream_by(pattern, file.path, inputs)
+        elif stream := asked_stream(file.place.stem, asked):
+            streams[file] = stream, file.folder
+        elif (
+            file.in_folder
+            and file.suffix != _OF_STREAMS
+            and _SENSOR.fullmatch("".join(words := _words(file.place.stem)))
+        ):
+            streams[file] = "_".join(words), file.folder
+            continue
+        certain.add(streams[file][1])
+    counts = Counter(place for place in streams.values() if all(place))
+    several = Counter(part_of for _, part_of in counts)
+    twice = {part_of for (_, part_of), count in counts.items() if count > 1}
+    return [
+        replace(file, stream=stream, part_of=part_of)
+        if stream and part_of not in twice and (part_of in certain or several[part_of] > 1)
+        else file
+        for file, (stream, part_of) in streams.items()
+    ]
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+
+
+def asked_stream(name: str, streams: Sequence[str]) -> str:
+    """The one of some streams that a name says, if it says one: all its words in any order, or those of its place.
+
+    Examples
+    --------
+    >>> feet = ["imu.left", "imu.right", "eda"]
+    >>> [asked_stream(name, feet) for name in ("imu_left", "RightImu", "left", "EDA", "imu", "walk_left")]
+    ['imu.left', 'imu.right', 'imu.left', 'eda', '', '']
+    """
+    said = _words(name)
+    of_all = [s for s in streams if sorted(_words(s)) == sorted(said) or "".join(_words(s)) == "".join(said)]
+    at_place = [s for s in streams if said and _words(s.partition(".")[2]) == said]
+    found = of_all or at_place
+    return found[0] if len(found) == 1 else ""
+
+
+def _stream_by(pattern: str, path: str, asked: Sequence[str]) -> tuple[str, str]:
+    """The stream that a file's path says by a pattern, and the path without what says it; empty where it is not like the pattern."""
+    match = next((match for name in _names(path) if (match := pattern_of(pattern).search(name))), None)
+    if match is None:
+        return "", ""
+    texts = {field: match[field] for field in _PLACES if field in match.groupdict()}
+    rest = match.string
+    for begin, end in sorted((match.span(field) for field in texts), reverse=True):
+        rest = f"{rest[:begin]}\0{rest[end:]}"
+    parts = [part.replace("\0", "").strip("-_. ") if "\0" in part else part for part in rest.split("/")]
+    name = ".".join(texts.values())
+    root = "/" if rest.startswith("/") else ""
+    return asked_stream(name, asked) or ".".join("_".join(_words(text)) for text in texts.values()), root + "/".join(
+        filter(None, parts)
+    )

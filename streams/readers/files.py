@@ -14,9 +14,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path, PurePath, PurePosixPath
@@ -24,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 from kymo.streams.errors import SourceError
 from kymo.streams.files import write_whole
+from kymo.streams.readers.file_names import with_streams
 from kymo.streams.readers.foreign import LOOKED_AT, foreign_format, foreign_json
 from kymo.streams.readers.zip_file import SUFFIX as ZIP_SUFFIX
 from kymo.streams.readers.zip_file import ZipFolder
@@ -59,15 +59,7 @@ SUFFIXES = tuple(dict.fromkeys(suffix for row in FORMATS for suffix in row.suffi
 #: Those that are read where they are found in a folder (a .txt there is as likely a readme).
 _TEXT = ".txt"
 FOLDER_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != _TEXT)
-_OF_STREAMS = ".mcap"
 EXPERIMENT_SUFFIX = ".json"
-#: How apps of phones and wristbands call the file of a sensor.
-_SENSOR = re.compile(
-    "(watch|wrist|headphones?)?(acc(el)?|(total|linear)?accelerat(ion|ometer)|accelerometer(uncalibrated)?|linearaccelerometer|gravity|gyro?|gyroscope(uncalibrated)?"
-    "|mag|magnetometer(uncalibrated)?|magneticfield|orientation|attitude|(game)?rotation(vector)?|(device|wrist|watch)motion|baro(meter)?"
-    "|pressure|light(sensor)?|proximity|location|gps|compass|heading|heartrate|hr|pedometer|stepcounter|microphone|audiolevel|humidity"
-    "|(ambient)?temp(erature)?|battery|bvp|eda|gsr|ppg|ecg|emg|eeg|resp|ibi|imu|pupil|gaze)"
-)
 #: Suffixes of an experiment's recordings: the first that is there counts.
 _RECORDED = tuple(dict.fromkeys(suffix for row in reversed(FORMATS) for suffix in row.suffixes))
 _LABELS = ".labels.json"
@@ -109,7 +101,8 @@ class File:
     # it
     labels: str | None = None
     in_folder: bool = False  # whether nobody named it: it was there in a folder
-    stream: str = ""  # what it holds of the recording that its folder is, where each file there holds one sensor
+    stream: str = ""  # what it holds of its session, where that is several files
+    part_of: str = ""  # what these have in common: their folder, or the path without what says the stream
 
     @property
     def place(self) -> PurePosixPath:
@@ -128,7 +121,7 @@ class File:
 
     def beside(self, name: str) -> File:
         """The file of that name in its folder."""
-        return replace(self, path=str(self.place.with_name(name)), labels=None, stream="")
+        return replace(self, path=str(self.place.with_name(name)), labels=None, stream="", part_of="")
 
     def open(self) -> IO[bytes]:
         """The file's bytes."""
@@ -144,7 +137,7 @@ class File:
     def labels_file(self) -> File | None:
         """Its labels JSON, if it is there."""
         paths = [self.labels or str(self.place.with_suffix(_LABELS))]
-        paths += [f"{self.folder}{_LABELS}"] if self.stream else []
+        paths += [f"{self.part_of}{_LABELS}"] if self.stream else []
         return next((labels for path in paths if (labels := File(path, self.session, self.system)).exists()), None)
 
 
@@ -160,7 +153,10 @@ def format_of(file: File) -> FileFormat:
 
 
 def find(
-    paths: Sequence[str | Path], suffixes: Sequence[str] = SUFFIXES, in_folders: Sequence[str] = FOLDER_SUFFIXES
+    paths: Sequence[str | Path],
+    suffixes: Sequence[str] = SUFFIXES,
+    in_folders: Sequence[str] = FOLDER_SUFFIXES,
+    options: ReadOptions | None = None,  # which streams there are, and what names say
 ) -> Iterator[File]:
     """Files of paths, folders (sorted, with their subfolders), experiments and URLs."""
     files: list[File] = []
@@ -171,9 +167,9 @@ def find(
             files += find_experiment(load_experiment(path))
         else:
             files += _files_of(system, inner, path, suffixes, in_folders)
-    unique = _with_streams({file.path: file for file in files}.values())
+    unique = with_streams({file.path: file for file in files}.values(), options)
     places = [
-        Path(file.folder).resolve() if file.stream else PurePosixPath(Path(file.path).as_posix()) for file in unique
+        Path(file.part_of).resolve() if file.stream else PurePosixPath(Path(file.path).as_posix()) for file in unique
     ]
     names = [_less_zip(place.name) if file.stream else place.stem for file, place in zip(unique, places, strict=True)]
     alike = Counter(name for name, _ in dict.fromkeys(zip(names, places, strict=True)))
@@ -187,26 +183,6 @@ def find(
 
 def _less_zip(name: str) -> str:
     return name[: -len(ZIP_SUFFIX)] if name.lower().endswith(ZIP_SUFFIX) else name
-
-
-def _with_streams(files: Iterable[File]) -> list[File]:
-    """Files with the streams that they hold, where a folder has one for each of several sensors."""
-    streams = {file: _stream_of(file) if file.in_folder else "" for file in files}
-    counts = Counter((file.folder, stream) for file, stream in streams.items() if stream)
-    several = Counter(folder for folder, _ in counts)
-    twice = {folder for (folder, _), count in counts.items() if count > 1}
-    return [
-        replace(file, stream=stream if several[file.folder] > 1 and file.folder not in twice else "")
-        for file, stream in streams.items()
-    ]
-
-
-def _stream_of(file: File) -> str:
-    """The stream that a file's name says, such as ``linear_acceleration``; empty where it is no sensor's, or has streams itself."""
-    if file.suffix == _OF_STREAMS:
-        return ""
-    words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", PurePosixPath(file.path).stem).lower())
-    return "_".join(words) if _SENSOR.fullmatch("".join(words)) else ""
 
 
 def _located(path: str) -> tuple[Any, str]:

@@ -96,10 +96,12 @@ def choose(paths: Iterable[str], options: ReadOptions, session: str | None, stre
     from kymo.streams.readers import read
 
     paths = tuple(paths)
-    sessions: set[str] = set()
+    if len(options.inputs) > 1 and any(item.stream == stream for item in options.inputs):
+        options = replace(options, stream_name=stream)
+    sessions: dict[str, list[str]] = {}  # with the streams of each
     streams: set[str] = set()
     for recording in read(paths, options):
-        sessions.add(recording.session)
+        sessions.setdefault(recording.session, []).extend(s.header.format.stream for s in recording.streams)
         if session not in (None, recording.session):
             continue
         streams |= {s.header.format.stream for s in recording.streams}
@@ -107,7 +109,10 @@ def choose(paths: Iterable[str], options: ReadOptions, session: str | None, stre
         if chosen or stream is None:
             yield replace(recording, streams=chosen)
     if session is not None and sessions and session not in (options.session_name, *sessions):
-        _check_only("session", session, sorted(sessions))
+        every = [name for names in sessions.values() for name in names]
+        # Files with a stream each are one session where it is given a name.
+        if len(options.inputs) < 2 or len(every) > len(set(every)):
+            _check_only("session", session, sorted(sessions))
         yield from choose(paths, replace(options, session_name=session), session, stream)
     elif stream is not None and streams and stream not in (options.stream_name, *streams):
         _check_only("stream", stream, sorted(streams))

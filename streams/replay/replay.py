@@ -25,9 +25,9 @@ from kymo.streams.kafka.admin import ensure_topics, run_prefix
 from kymo.streams.kafka.publish import Publisher
 from kymo.streams.kafka.sessions import announced
 from kymo.streams.messages import Odd
-from kymo.streams.recording import Recording, StreamData
+from kymo.streams.recording import Recording, StreamData, shifted
 from kymo.streams.replay.pacing import Player, ReplayIO, ReplayProgress
-from kymo.streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts, turn_ns
+from kymo.streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, starts, turn_ns
 from kymo.streams.sessions import session_record
 from kymo.streams.settings import Settings
 from kymo.streams.topics import MIB, Names, topic_of

@@ -94,18 +94,6 @@ def starts(recordings: Sequence[Recording]) -> tuple[list[int], bool]:
     return [recording.start_ns - first for recording in recordings], True
 
 
-def shifted(recording: Recording, shift_ns: int) -> Recording:
-    """The recording with every event time later by `shift_ns`."""
-    if not shift_ns:
-        return recording
-    streams = []
-    for stream in recording.streams:
-        header = replace(stream.header, origin_ns=stream.header.origin_ns + shift_ns)
-        times = None if stream.times_ns is None else stream.times_ns + shift_ns
-        streams.append(StreamData(header, stream.data, times, 0, list(stream.pieces)))
-    return replace(recording, streams=streams)
-
-
 def schedule(recordings: Sequence[Recording], offsets_ns: Sequence[int], plan: ReplayPlan) -> Iterator[Due]:
     """All chunks by the time they are due, then by session, then by stream."""
     parts = []

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from kymo.streams.chunk import Chunk, Header, signal_format
 from kymo.streams.errors import SourceError
-from kymo.streams.recording import ReadOptions, Recording, StreamData
+from kymo.streams.recording import ReadOptions, Recording, StreamData, shifted
 from kymo.streams.replay.cli import choose
 from kymo.streams.replay.pacing import PAUSE, QUIT, SEEK, STEP, Player
 from kymo.streams.replay.replay import ReplaySummary, Spool, spooled_parts
-from kymo.streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, shifted, starts
+from kymo.streams.replay.schedule import Due, ReplayPlan, cut, digest, schedule, starts
 from kymo.streams.settings import Settings
 from kymo.streams.topics import MIB
 from kymo.streams.words import NS
