@@ -52,8 +52,8 @@ class Recipe(RecipeTables):
         """How files become this recipe's sessions."""
         return ReadOptions(
             inputs=tuple(
-                InputOptions(table.stream, table.channels, table.rate_hz, table.units, self.taken_units(table))
-                for table in self.inputs
+                InputOptions(t.stream, t.channels, t.rate_hz, t.units, self.taken_units(t), round(t.offset_ms * 10**6))
+                for t in self.inputs
             ),
             session=self.source.session,
             subject=self.source.subject,

@@ -260,9 +260,10 @@ class ColumnRoles:
             raise no_such_name(requested[0].channels[0], names, path, _kind(requested[0], several))
         for first, second in combinations(present, 2):
             if first.channels and set(first.channels) == set(second.channels):
+                name = f"{first.stream.replace('.', '_')}{self._table.file.suffix}"
                 raise SourceError(
-                    f"its columns {', '.join(first.channels)} are those of `{first.stream}` and of `{second.stream}`: let its name say which "
-                    f"({first.stream.replace('.', '_')}{self._table.file.suffix}), or the recipe's [source] file_names",
+                    f"its columns {', '.join(first.channels)} are those of `{first.stream}` and of `{second.stream}`: let its name say "
+                    f"which ({name}), or [source] file_names in the recipe",
                     path,
                 )
         self.notes += [

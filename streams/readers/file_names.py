@@ -151,13 +151,19 @@ def _stream_by(pattern: str, path: str, asked: Sequence[str]) -> tuple[str, str]
     match = next((match for name in _names(path) if (match := pattern_of(pattern).search(name))), None)
     if match is None:
         return "", ""
-    texts = {field: match[field] for field in _PLACES if field in match.groupdict()}
+    fields = match.groupdict()
+    said = [field for field in _PLACES if field in fields]
+    texts = [fields[field] for field in said]
+    if "session" in fields:
+        in_folder = match.string[: match.start()] + match[0][: match[0].startswith("/")]
+        return asked_stream(".".join(texts), asked) or _as_stream(texts), in_folder + fields["session"]
     rest = match.string
-    for begin, end in sorted((match.span(field) for field in texts), reverse=True):
+    for begin, end in sorted((match.span(field) for field in said), reverse=True):
         rest = f"{rest[:begin]}\0{rest[end:]}"
-    parts = [part.replace("\0", "").strip("-_. ") if "\0" in part else part for part in rest.split("/")]
-    name = ".".join(texts.values())
-    root = "/" if rest.startswith("/") else ""
-    return asked_stream(name, asked) or ".".join("_".join(_words(text)) for text in texts.values()), root + "/".join(
-        filter(None, parts)
-    )
+    rest = re.sub("([-_. ]?)\0([-_. ]?)", lambda beside: beside[1] and beside[2] and beside[1], rest)
+    # A folder that says nothing else is none of its session's name.
+    return asked_stream(".".join(texts), asked) or _as_stream(texts), re.sub("(?<=.)/+", "/", rest).rstrip("/") or "."
+
+
+def _as_stream(texts: Sequence[str]) -> str:
+    return ".".join("_".join(_words(text)) for text in texts)

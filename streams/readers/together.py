@@ -27,7 +27,7 @@ def of_streams(files: Sequence[File], options: ReadOptions, errors: list[SourceE
     inputs = {file: _inputs_of(file.stream, options) for file in files}
     parts, refused = dict[str, list[Recording]](), list[SourceError]()
     if not any(inputs.values()):
-        yield from _by_channels(files, options)
+        yield from _by_channels(files, options, errors)
         return
     for file in (file for file in files if inputs[file]):
         try:
@@ -40,12 +40,12 @@ def of_streams(files: Sequence[File], options: ReadOptions, errors: list[SourceE
     errors += refused
     beside = {labels.path: file for file in files if (labels := file.labels_file())}
     for sensors in parts.values():
-        recording = together(sensors, files[0].part_of, errors)
+        recording = together(sensors, files[0].part_of, options.inputs, errors)
         named = files[0].path if tells_streams(options.file_names) else files[0].part_of
         yield _with_labels(recording, replace(files[0], path=named, stream=""), options, beside.values())
 
 
-def _by_channels(files: Sequence[File], options: ReadOptions) -> Iterator[Recording]:
+def _by_channels(files: Sequence[File], options: ReadOptions, errors: list[SourceError]) -> Iterator[Recording]:
     """The recording of files of which none has a name that a recipe asks for: the channels that it names may be in one alone, or others in
     each."""
     parts = dict[str, list[Recording]]()
@@ -55,7 +55,7 @@ def _by_channels(files: Sequence[File], options: ReadOptions) -> Iterator[Record
     recordings = [recording for of_file in parts.values() for recording in of_file]
     streams = [name for recording in recordings for name in _names(recording)]
     if len(parts) > 1 and len({*streams}) == len(streams) and len({recording.session for recording in recordings}) == 1:
-        yield together(recordings, files[0].part_of, [])
+        yield together(recordings, files[0].part_of, options.inputs, errors)
     elif len(parts) == 1:
         yield from recordings
     else:
@@ -98,7 +98,7 @@ def _whole(
     folders = {str(PurePath(part.path).parent) for part in parts}
     path = parts[0].path if len(parts) == 1 or len(folders) > 1 else folders.pop()
     try:
-        recording = parts[0] if len(parts) == 1 else together(parts, path, errors)
+        recording = parts[0] if len(parts) == 1 else together(parts, path, inputs, errors)
     except SourceError as error:
         errors.append(error)
         return
@@ -119,13 +119,15 @@ def _lacking(parts: Sequence[Recording], inputs: Sequence[InputOptions]) -> list
     return [item.stream for item in inputs if item.stream not in kinds]
 
 
-def together(parts: Sequence[Recording], path: str, errors: list[SourceError]) -> Recording:
+def together(
+    parts: Sequence[Recording], path: str, inputs: Sequence[InputOptions], errors: list[SourceError]
+) -> Recording:
     """One recording of several of one session; what is none of it is added to the errors."""
     subjects = {part.subject: part for part in parts if part.subject}
     if len(subjects) > 1:
         texts = " and ".join(f"{subject} ({Path(part.path).name})" for subject, part in subjects.items())
         raise SourceError(f"session {parts[0].session} has the subjects {texts}: give them sessions of their own", path)
-    several, clock_notes = _on_one_clock(parts, errors)
+    several, clock_notes = _on_one_clock(parts, inputs, errors)
     labels = dict[str, list[Label]]()
     for part in several:
         for label_set in {label.set: None for label in part.labels}:
@@ -151,13 +153,22 @@ def together(parts: Sequence[Recording], path: str, errors: list[SourceError]) -
     )
 
 
-def _on_one_clock(parts: Sequence[Recording], errors: list[SourceError]) -> tuple[list[Recording], list[str]]:
+def _on_one_clock(
+    parts: Sequence[Recording], inputs: Sequence[InputOptions], errors: list[SourceError]
+) -> tuple[list[Recording], list[str]]:
     """Recordings that lie together in time, and what is assumed of their clocks."""
     most = max(parts, key=lambda part: part.end_ns - part.start_ns)
     dated, name = most.start_ns >= _DATED_NS, Path(most.path).name
     kept, moved = list[Recording](), list[str]()
+
+    def offset_ns(part: Recording) -> int:
+        """What a recipe adds to its times."""
+        kinds = {kind for name in _names(part) for kind in (name, name.partition(".")[0])}
+        return next((item.offset_ns for item in inputs if item.stream in kinds), 0)
+
     for part in parts:
-        apart_ns = max(part.start_ns - most.end_ns, most.start_ns - part.end_ns)
+        later_ns = offset_ns(part) - offset_ns(most)
+        apart_ns = max(part.start_ns + later_ns - most.end_ns, most.start_ns - part.end_ns - later_ns)
         if (part.start_ns >= _DATED_NS) != dated:
             have, lack = ("those of this file", name) if not dated else (f"those of {name}", "this file's")
             wrong = f"shares no time with {name}: {have} have a date, {lack} have none; give both times of one clock"

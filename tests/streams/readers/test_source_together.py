@@ -1,0 +1,263 @@
+"""Files that are one session: however they lie, the same recording; what is said of those that are not together."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from archive_lab import chunk_record, write_archive
+
+from kymo.streams.errors import SourceError
+from kymo.streams.readers import read
+from kymo.streams.recording import InputOptions, LabelOptions, ReadOptions, Recording
+from kymo.streams.replay.cli import choose
+from kymo.streams.replay.schedule import ReplayPlan, schedule
+from kymo.streams.topics import topic_of
+
+AXES = ("ax", "ay")
+FEET = tuple(InputOptions(f"imu.{foot}", AXES, Fraction(50)) for foot in ("left", "right"))
+WRIST = (InputOptions("eda", ("eda",), Fraction(4)), InputOptions("bvp", ("bvp",), Fraction(64)))
+NOW = 1_700_000_000.0
+SEEDS = {"left": 1, "right": 2, "eda": 3, "bvp": 4}
+
+
+def values(kind: str, count: int) -> np.ndarray:
+    return np.random.default_rng(SEEDS[kind]).integers(-999, 999, (count, 2 if kind in ("left", "right") else 1)) / 100
+
+
+def table(
+    path: Path,
+    kind: str,
+    seconds: float = 10,
+    start: float = NOW,
+    more: str = "",
+    **columns: Callable[[int], str] | str,
+) -> Path:
+    """A CSV of one device, whose numbers its kind tells; further columns are texts, or functions of the row."""
+    rate = {"left": 50, "right": 50, "eda": 4, "bvp": 64}[kind]
+    rows = values(kind, round(seconds * rate))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = ["timestamp" if start > 10**8 else "t", *(AXES if kind in ("left", "right") else [kind]), *columns]
+    lines = [
+        ",".join(
+            [
+                f"{start + i / rate:.6f}",
+                *(f"{v:.2f}" for v in row),
+                *(c if isinstance(c, str) else c(i) for c in columns.values()),
+            ]
+        )
+        for i, row in enumerate(rows)
+    ]
+    path.write_text("\n".join([",".join(head), *lines, ""]))
+    return path
+
+
+def feet(recording: Recording, seconds: float = 10) -> None:
+    """Both feet, each with its own numbers."""
+    assert sorted(s.header.format.stream for s in recording.streams) == ["imu.left", "imu.right"]
+    for stream in recording.streams:
+        kind = stream.header.format.stream.partition(".")[2]
+        np.testing.assert_allclose(stream.data, values(kind, round(50 * seconds)), atol=1e-6)
+        assert stream.start_ns == round(NOW * 10**9)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "pattern", "session"),
+    [
+        ("rec/imu.left.csv", "rec/imu.right.csv", None, "rec"),
+        ("rec/imu_left.csv", "rec/imu_right.csv", None, "rec"),
+        ("rec/left.csv", "rec/right.csv", None, "rec"),
+        ("rec/LeftIMU.csv", "rec/Right-imu.csv", None, "rec"),
+        ("rec/walk1_left.csv", "rec/walk1_right.csv", "{session}_{place}", "walk1"),
+        ("rec/left/walk1.csv", "rec/right/walk1.csv", "{place}/*", "walk1"),
+        ("rec/walk1/imu-left/Raw Data.csv", "rec/walk1/imu-right/Raw Data.csv", "{session}/{stream}/*", "walk1"),
+        ("rec/walk1/left_acc.csv", "rec/walk1/right_acc.csv", "{place}_*", "acc"),
+        ("rec/walk1-left-v2.csv", "rec/walk1-right-v2.csv", "*-{place}-*", "walk1-v2"),
+    ],
+)
+def test_two_devices_however_their_files_are_named(
+    tmp_path: Path, left: str, right: str, pattern: str | None, session: str
+) -> None:
+    paths = [table(tmp_path / left, "left"), table(tmp_path / right, "right")]
+    options = ReadOptions(inputs=FEET, file_names=pattern)
+    for named in ([tmp_path / "rec"], paths, paths[::-1]):
+        (recording,) = read(named, options)
+        feet(recording)
+        assert recording.session == session
+    # A name that they are given makes them one, too.
+    (recording,) = choose(list(map(str, paths)), options, "mine", None)
+    feet(recording)
+    assert recording.session == "mine"
+    (alone,) = choose(list(map(str, paths)), options, None, "imu.right")
+    assert [s.header.format.stream for s in alone.streams] == ["imu.right"]
+    # Packed, as an app would send them.
+    with zipfile.ZipFile(tmp_path / "rec.zip", "w") as packed:
+        for path in paths:
+            packed.write(path, path.relative_to(tmp_path / "rec"))
+    (recording,) = read([tmp_path / "rec.zip"], options)
+    feet(recording)
+    assert recording.session in (session, f"rec-{session}", "rec")
+
+
+def test_a_folder_of_folders_and_what_is_said_of_names_that_tell_nothing(tmp_path: Path) -> None:
+    for session in ("a", "b"):
+        for foot in ("left", "right"):
+            table(tmp_path / "d" / session / f"{foot}.csv", foot)
+    table(tmp_path / "d" / "c" / "left.csv", "left")
+    recordings = {r.session: r for r in read([tmp_path / "d"], ReadOptions(inputs=FEET))}
+    assert sorted(recordings) == ["a", "b", "c"]
+    feet(recordings["a"])
+    feet(recordings["b"])
+    assert [s.header.format.stream for s in recordings["c"].streams] == ["imu.left"]
+    assert any("no file of stream `imu.right`" in note for note in recordings["c"].notes)
+    # Two streams of the same columns: nothing tells which a file is.
+    for name in ("one", "two"):
+        table(tmp_path / "e" / f"{name}.csv", "left")
+    with pytest.raises(
+        SourceError,
+        match=r"one.csv: .*ax, ay are those of `imu.left` and of `imu.right`: let its name say which \(imu_left.csv\)",
+    ):
+        list(read([tmp_path / "e"], ReadOptions(inputs=FEET)))
+    # A recipe of one stream takes files as it did.
+    assert sorted(r.session for r in read([tmp_path / "d" / "a"], ReadOptions(inputs=FEET[:1]))) == ["left", "right"]
+
+
+def test_a_session_column_says_more_than_names(tmp_path: Path) -> None:
+    def third(rate: int) -> Callable[[int], str]:
+        return lambda i: "uvw"[min(2, i // (rate * 4))]
+
+    table(tmp_path / "x" / "skin.csv", "eda", 12, session=third(4))
+    table(tmp_path / "y" / "pulse.csv", "bvp", 8, session=third(64))
+    found = list(read([tmp_path], ReadOptions(inputs=WRIST)))
+    got = {r.session: {s.header.format.stream: s.count for s in r.streams} for r in found}
+    assert got == {"u": {"eda": 16, "bvp": 256}, "v": {"eda": 16, "bvp": 256}, "w": {"eda": 16}}
+    assert [r.session for r in found] == ["u", "v", "w"]
+    assert not any("read without it" in note for r in found[:2] for note in r.notes)
+    assert any("no column of stream `bvp`" in note for note in found[2].notes)
+    np.testing.assert_allclose(found[1].streams[1].data, values("bvp", 512)[256:], atol=1e-6)
+    # So it does in a folder whose names are streams; what has no such column is a session of its own.
+    for name in ("eda", "bvp"):
+        table(tmp_path / "z" / f"{name}.csv", name, 12, **({"session": third(4)} if name == "eda" else {}))
+    assert sorted(r.session for r in read([tmp_path / "z"], ReadOptions(inputs=WRIST))) == ["u", "v", "w", "z"]
+    # A session that comes again stays apart, whoever reads it.
+    table(tmp_path / "x" / "again.csv", "eda", 4, session="u")
+    assert [r.session for r in read([tmp_path / "x"], ReadOptions(inputs=WRIST))].count("u") == 2
+
+
+def test_labels_and_subject_of_any_one_file_hold_for_all(tmp_path: Path) -> None:
+    folder = tmp_path / "rec"
+    table(folder / "eda.csv", "eda", person="ann", label=lambda i: "calm" if i < 20 else "stressed", mood="low")
+    table(folder / "bvp.csv", "bvp", 10)
+    options = ReadOptions(inputs=WRIST, subject="person", more_labels=(LabelOptions("mood"),))
+    (recording,) = read([folder], options)
+    assert recording.subject == "ann"
+    assert [(label.set, label.label, (label.end_ns - label.start_ns) // 10**9) for label in recording.labels] == [
+        ("label", "calm", 5),
+        ("mood", "low", 10),
+        ("label", "stressed", 5),
+    ]
+    assert not any("without labels" in note for note in recording.notes)
+    table(folder / "bvp.csv", "bvp", 10, person="ben")
+    with pytest.raises(SourceError, match=r"session rec has the subjects ben \(bvp.csv\) and ann \(eda.csv\)"):
+        list(read([folder], options))
+
+
+def test_one_file_that_holds_both_and_one_that_lacks_channels(tmp_path: Path) -> None:
+    both = [
+        InputOptions(f"imu.{foot}", tuple(f"{foot}_{axis}" for axis in AXES), Fraction(50))
+        for foot in ("left", "right")
+    ]
+    rows = np.hstack([values("left", 500), values("right", 500)])
+    lines = [f"{NOW + i / 50:.3f},{','.join(f'{v:.2f}' for v in row)}" for i, row in enumerate(rows)]
+    path = tmp_path / "walk.csv"
+    path.write_text("\n".join(["timestamp,left_ax,left_ay,right_ax,right_ay", *lines, ""]))
+    (recording,) = read([path], ReadOptions(inputs=tuple(both)))
+    assert [s.header.format.channels for s in recording.streams] == [item.channels for item in both]
+    np.testing.assert_allclose(np.hstack([s.data for s in recording.streams]), rows, atol=1e-6)
+    path.write_text(path.read_text().replace("right_ay", "other"))
+    with pytest.raises(
+        SourceError, match=r"walk.csv: .*no column of stream `imu.right`: `right_ay`.*there are: timestamp, left_ax"
+    ):
+        list(read([path], ReadOptions(inputs=tuple(both))))
+    with pytest.raises(SourceError, match=r"walk.csv: .*asked for: `eda` \(eda\), `bvp` \(bvp\); there are"):
+        list(read([path], ReadOptions(inputs=WRIST)))
+
+
+@pytest.mark.parametrize(
+    ("starts", "said", "begins"),
+    [
+        ((0, 0), "count from one moment", {"eda": 0, "bvp": 0}),
+        ((0, 10), "count from one moment", {"eda": 0, "bvp": 10}),
+        ((5000, 90), "bvp are taken to begin with eda.csv", {"eda": 5000, "bvp": 5000}),
+        ((NOW, NOW + 10), "", {"eda": NOW, "bvp": NOW + 10}),
+    ],
+)
+def test_clocks_of_one_session(
+    tmp_path: Path, starts: tuple[float, float], said: str, begins: dict[str, float]
+) -> None:
+    table(tmp_path / "rec" / "eda.csv", "eda", 30, starts[0])
+    table(tmp_path / "rec" / "bvp.csv", "bvp", 20, starts[1], label="on")
+    (recording,) = read([tmp_path / "rec"], ReadOptions(inputs=WRIST))
+    assert {s.header.format.stream: s.start_ns / 1e9 for s in recording.streams} == begins
+    assert [label.start_ns / 1e9 for label in recording.labels] == [begins["bvp"]]
+    assert any("times without a date" in note for note in recording.notes) == bool(said)
+    assert any(said in note for note in recording.notes)
+
+
+@pytest.mark.parametrize(
+    ("starts", "offset_s", "said"),
+    [
+        ((NOW, 0), 0, r"bvp.csv: shares no time with eda.csv: those of eda.csv have a date, this file's have none"),
+        ((0, NOW), 0, r"bvp.csv: shares no time with eda.csv: those of this file have a date, eda.csv have none"),
+        (
+            (NOW, NOW - 365 * 86400),
+            0,
+            r"bvp.csv: shares no time with eda.csv \(365.0 days between them\): is its clock another one\?",
+        ),
+        ((NOW, NOW - 365 * 86400), 365 * 86400, ""),
+        ((NOW, NOW + 31), 0, r"\(1.0 s between them\)"),
+    ],
+)
+def test_clocks_that_are_none_of_one_session(
+    tmp_path: Path, starts: tuple[float, float], offset_s: int, said: str
+) -> None:
+    table(tmp_path / "rec" / "eda.csv", "eda", 30, starts[0])
+    table(tmp_path / "rec" / "bvp.csv", "bvp", 20, starts[1])
+    bvp = InputOptions("bvp", ("bvp",), Fraction(64), offset_ns=offset_s * 10**9)
+    told: list[str] = []
+    (recording,) = read([tmp_path / "rec"], ReadOptions(inputs=(WRIST[0], bvp)), told.append)
+    assert len(recording.streams) == (1 if said else 2)
+    assert len(told) == bool(said)
+    assert all(re.search(said, line) for line in told)
+
+
+def test_what_cannot_be_read_stops_none_of_the_others(tmp_path: Path) -> None:
+    folder = tmp_path / "rec"
+    table(folder / "eda.csv", "eda")
+    (folder / "bvp.csv").write_text("")
+    (folder / "notes.csv").write_text("what\nnothing\n")
+    told: list[str] = []
+    (recording,) = read([folder], ReadOptions(inputs=WRIST), told.append)
+    assert [s.header.format.stream for s in recording.streams] == ["eda"]
+    assert {Path(line.partition(": ")[0]).name for line in told} == {"bvp.csv", "notes.csv"}
+
+
+def test_an_archive_of_several_topics_gives_the_same_recording(tmp_path: Path) -> None:
+    table(tmp_path / "rec" / "eda.csv", "eda", 12)
+    table(tmp_path / "rec" / "bvp.csv", "bvp", 20, NOW + 3)
+    (recording,) = read([tmp_path / "rec"], ReadOptions(inputs=WRIST))
+    due = list(schedule([recording], [0], ReplayPlan(speed=None)))
+    times = [item.chunk.header.time_ns(item.chunk.end_index - 1) for item in due]
+    assert times == sorted(times)  # at any speed
+    assert {topic_of(item.chunk.stream) for item in due} == {"physio"}
+    records = [chunk_record(i, item.chunk, topic_of(item.chunk.stream)) for i, item in enumerate(due)]
+    write_archive(tmp_path / "archive", [records[:70], records[70:]])
+    (again,) = read([tmp_path / "archive"], ReadOptions(inputs=WRIST))
+    assert [s.header for s in again.streams] == [s.header for s in sorted(recording.streams, key=lambda s: s.start_ns)]
+    for before, after in zip(sorted(recording.streams, key=lambda s: s.start_ns), again.streams, strict=True):
+        assert np.array_equal(before.data, after.data)
