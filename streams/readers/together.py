@@ -13,6 +13,7 @@ from kymo.streams.errors import SourceError
 from kymo.streams.labels.labels import Label, LabelsJson
 from kymo.streams.readers.file_names import add_what_the_name_says, tells_streams
 from kymo.streams.readers.files import File, format_of
+from kymo.streams.readers.foreign import LOOKED_AT
 from kymo.streams.recording import InputOptions, ReadOptions, Recording, shifted
 from kymo.streams.words import NS
 
@@ -41,8 +42,37 @@ def of_streams(files: Sequence[File], options: ReadOptions, errors: list[SourceE
     beside = {labels.path: file for file in files if (labels := file.labels_file())}
     for sensors in parts.values():
         recording = together(sensors, files[0].part_of, options.inputs, errors)
+        for witness in _witnesses([file for file in files if not inputs[file]], recording, options):
+            recording = _labelled_by(witness, recording)
         named = files[0].path if tells_streams(options.file_names) else files[0].part_of
         yield _with_labels(recording, replace(files[0], path=named, stream=""), options, beside.values())
+
+
+def _witnesses(files: Sequence[File], recording: Recording, options: ReadOptions) -> Iterator[Recording]:
+    """What files whose streams nobody asks for may say of a recording's labels, as long as some are missing."""
+    for file in files:
+        missing = options.label_columns.keys() - {label.set for label in recording.labels}
+        if not missing:
+            return
+        with contextlib.suppress(SourceError):
+            with file.open() as raw:
+                start = raw.read(LOOKED_AT)
+            # A table that is no text has its names elsewhere.
+            if file.suffix in (".parquet", ".pq") or any(name.encode() in start for name in missing):
+                parts = format_of(file).read(
+                    file, replace(options, inputs=(InputOptions(file.stream),), stream_name=None)
+                )
+                yield from (part for part in parts if part.session == recording.session and part.labels)
+
+
+def _labelled_by(witness: Recording, recording: Recording) -> Recording:
+    """A recording with the labels of another one of its session, if they lie together in time."""
+    both = together([recording, witness], recording.path, (), [])
+    streams = both.streams[: len(recording.streams)]
+    if [stream.header.format for stream in streams] != [stream.header.format for stream in recording.streams]:
+        return recording
+    known = tuple(_NO_LABELS.format(label.set) for label in both.labels)
+    return replace(both, streams=streams, notes=[note for note in recording.notes if not note.endswith(known)])
 
 
 def _by_channels(files: Sequence[File], options: ReadOptions, errors: list[SourceError]) -> Iterator[Recording]:
@@ -70,6 +100,7 @@ def _inputs_of(stream: str, options: ReadOptions) -> tuple[InputOptions, ...]:
     if options.stream_name not in (None, stream):
         return ()
     asked = [item for item in options.inputs if item.stream in (stream, stream.partition(".")[0])]
+    asked.sort(key=lambda item: item.stream != stream)  # an exact name comes before a kind
     return tuple(replace(item, stream=stream) for item in asked[:1]) if options.inputs else (InputOptions(stream),)
 
 
@@ -103,9 +134,9 @@ def _whole(
         errors.append(error)
         return
     for stream in _lacking([recording], inputs):
-        if _LACKS.format(stream) not in recording.notes:
-            where = "files of one session are named after their streams in a folder of their own, or have the same `session`"
-            recording.notes.append(f"no file of stream `{stream}`: read without it; {where}")
+        where = f"files of one session are named after their streams ({stream}.csv) in a folder of its own, or have the same `session`"
+        recording.notes = [note for note in recording.notes if note != _LACKS.format(stream)]
+        recording.notes.append(f"no file has stream `{stream}` of it: {where}")
     yield recording
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import numpy as np
 import pytest
 from archive_lab import chunk_record, write_archive
 
+from kymo.models.data.dataset import streams_of, windows_of
+from kymo.processors.recipe.load import parse_recipe
 from kymo.streams.errors import SourceError
 from kymo.streams.readers import read
 from kymo.streams.recording import InputOptions, LabelOptions, ReadOptions, Recording
 from kymo.streams.replay.cli import choose
 from kymo.streams.replay.schedule import ReplayPlan, schedule
+from kymo.streams.sessions import session_record
 from kymo.streams.topics import topic_of
 
 AXES = ("ax", "ay")
@@ -114,7 +118,7 @@ def test_a_folder_of_folders_and_what_is_said_of_names_that_tell_nothing(tmp_pat
     feet(recordings["a"])
     feet(recordings["b"])
     assert [s.header.format.stream for s in recordings["c"].streams] == ["imu.left"]
-    assert any("no file of stream `imu.right`" in note for note in recordings["c"].notes)
+    assert any("no file has stream `imu.right` of it" in note for note in recordings["c"].notes)
     # Two streams of the same columns: nothing tells which a file is.
     for name in ("one", "two"):
         table(tmp_path / "e" / f"{name}.csv", "left")
@@ -138,7 +142,7 @@ def test_a_session_column_says_more_than_names(tmp_path: Path) -> None:
     assert got == {"u": {"eda": 16, "bvp": 256}, "v": {"eda": 16, "bvp": 256}, "w": {"eda": 16}}
     assert [r.session for r in found] == ["u", "v", "w"]
     assert not any("read without it" in note for r in found[:2] for note in r.notes)
-    assert any("no column of stream `bvp`" in note for note in found[2].notes)
+    assert any("no file has stream `bvp`" in note for note in found[2].notes)
     np.testing.assert_allclose(found[1].streams[1].data, values("bvp", 512)[256:], atol=1e-6)
     # So it does in a folder whose names are streams; what has no such column is a session of its own.
     for name in ("eda", "bvp"):
@@ -162,6 +166,11 @@ def test_labels_and_subject_of_any_one_file_hold_for_all(tmp_path: Path) -> None
         ("label", "stressed", 5),
     ]
     assert not any("without labels" in note for note in recording.notes)
+    # So they do where nobody asks for the stream of that file.
+    (pulse,) = read([folder], replace(options, inputs=WRIST[1:]))
+    assert [s.header.format.stream for s in pulse.streams] == ["bvp"]
+    assert (pulse.labels, pulse.subject) == (recording.labels, "ann")
+    assert not any("without labels" in note for note in pulse.notes)
     table(folder / "bvp.csv", "bvp", 10, person="ben")
     with pytest.raises(SourceError, match=r"session rec has the subjects ben \(bvp.csv\) and ann \(eda.csv\)"):
         list(read([folder], options))
@@ -247,17 +256,39 @@ def test_what_cannot_be_read_stops_none_of_the_others(tmp_path: Path) -> None:
     assert {Path(line.partition(": ")[0]).name for line in told} == {"bvp.csv", "notes.csv"}
 
 
-def test_an_archive_of_several_topics_gives_the_same_recording(tmp_path: Path) -> None:
+JOINED = """
+name = "walk"
+[[input]]
+stream = "imu.left"
+rate_hz = 50
+channels = ["ax", "ay"]
+[[input]]
+stream = "eda"
+rate_hz = 4
+channels = ["eda"]
+[join]
+rate_hz = 50
+grid = "imu.left"
+[window]
+length_s = 2
+hop_s = 1
+"""
+
+
+def test_an_archive_of_several_topics_gives_the_same_windows(tmp_path: Path) -> None:
+    table(tmp_path / "rec" / "left.csv", "left", 20, NOW + 3)
     table(tmp_path / "rec" / "eda.csv", "eda", 12)
-    table(tmp_path / "rec" / "bvp.csv", "bvp", 20, NOW + 3)
-    (recording,) = read([tmp_path / "rec"], ReadOptions(inputs=WRIST))
+    recipe = parse_recipe(JOINED)
+    (recording,) = read([tmp_path / "rec"], recipe.read_options())
     due = list(schedule([recording], [0], ReplayPlan(speed=None)))
     times = [item.chunk.header.time_ns(item.chunk.end_index - 1) for item in due]
-    assert times == sorted(times)  # at any speed
-    assert {topic_of(item.chunk.stream) for item in due} == {"physio"}
+    assert times == sorted(times)  # as they lie in time, at any speed
+    assert {topic_of(item.chunk.stream) for item in due} == {"physio", "sensor"}
+    assert [stream["stream"] for stream in session_record(recording)["streams"]] == ["eda", "imu.left"]
     records = [chunk_record(i, item.chunk, topic_of(item.chunk.stream)) for i, item in enumerate(due)]
     write_archive(tmp_path / "archive", [records[:70], records[70:]])
-    (again,) = read([tmp_path / "archive"], ReadOptions(inputs=WRIST))
-    assert [s.header for s in again.streams] == [s.header for s in sorted(recording.streams, key=lambda s: s.start_ns)]
-    for before, after in zip(sorted(recording.streams, key=lambda s: s.start_ns), again.streams, strict=True):
-        assert np.array_equal(before.data, after.data)
+    (again,) = read([tmp_path / "archive"], recipe.read_options())
+    assert again.session == recording.session
+    before, after = (windows_of(streams_of(r, recipe), recipe.chain) for r in (recording, again))
+    assert len(before) == 7  # of the 8.75 s that both have
+    assert [(w.start_index, w.data.tobytes()) for w in after] == [(w.start_index, w.data.tobytes()) for w in before]
