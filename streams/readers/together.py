@@ -119,12 +119,15 @@ def by_session(
         if not _lacking(parts, inputs):
             sessions.remove(parts)
             yield from _whole(parts, inputs, errors)
-    for parts in (parts for sessions in waiting.values() for parts in sessions):
-        yield from _whole(parts, inputs, errors)
+    left = [parts for sessions in waiting.values() for parts in sessions]
+    # What one lacks others have: they may be of one session, and nothing says so.
+    apart = not _lacking([part for parts in left for part in parts], inputs)
+    for parts in left:
+        yield from _whole(parts, inputs, errors, apart)
 
 
 def _whole(
-    parts: Sequence[Recording], inputs: Sequence[InputOptions], errors: list[SourceError]
+    parts: Sequence[Recording], inputs: Sequence[InputOptions], errors: list[SourceError], apart: bool = False
 ) -> Iterator[Recording]:
     folders = {str(PurePath(part.path).parent) for part in parts}
     path = parts[0].path if len(parts) == 1 or len(folders) > 1 else folders.pop()
@@ -134,9 +137,11 @@ def _whole(
         errors.append(error)
         return
     for stream in _lacking([recording], inputs):
-        where = f"files of one session are named after their streams ({stream}.csv) in a folder of its own, or have the same `session`"
-        recording.notes = [note for note in recording.notes if note != _LACKS.format(stream)]
-        recording.notes.append(f"no file has stream `{stream}` of it: {where}")
+        note = f"no file has stream `{stream}` of it"
+        if apart:
+            note += f": files of one session are named after their streams ({stream}.csv) in a folder of its own, or share a `session`"
+            recording.notes = [known for known in recording.notes if known != _LACKS.format(stream)]
+        recording.notes += [note] if _LACKS.format(stream) not in recording.notes else []
     yield recording
 
 

@@ -119,6 +119,11 @@ def test_a_folder_of_folders_and_what_is_said_of_names_that_tell_nothing(tmp_pat
     feet(recordings["b"])
     assert [s.header.format.stream for s in recordings["c"].streams] == ["imu.left"]
     assert any("no file has stream `imu.right` of it" in note for note in recordings["c"].notes)
+    # What each lacks the other has, and nothing says that they are one.
+    for name in ("eda", "bvp"):
+        table(tmp_path / "f" / f"my_{name}.csv", name)
+    for recording in read([tmp_path / "f"], ReadOptions(inputs=WRIST)):
+        assert any("files of one session are named after their streams" in note for note in recording.notes)
     # Two streams of the same columns: nothing tells which a file is.
     for name in ("one", "two"):
         table(tmp_path / "e" / f"{name}.csv", "left")
@@ -142,7 +147,7 @@ def test_a_session_column_says_more_than_names(tmp_path: Path) -> None:
     assert got == {"u": {"eda": 16, "bvp": 256}, "v": {"eda": 16, "bvp": 256}, "w": {"eda": 16}}
     assert [r.session for r in found] == ["u", "v", "w"]
     assert not any("read without it" in note for r in found[:2] for note in r.notes)
-    assert any("no file has stream `bvp`" in note for note in found[2].notes)
+    assert any("no column of stream `bvp`: read without it" in note for note in found[2].notes)
     np.testing.assert_allclose(found[1].streams[1].data, values("bvp", 512)[256:], atol=1e-6)
     # So it does in a folder whose names are streams; what has no such column is a session of its own.
     for name in ("eda", "bvp"):
