@@ -84,7 +84,8 @@ class ReplaySummary:
         ]
         if len(self.streams) > 1:
             out.append(
-                "streams " + ", ".join(f"{name} ({many(count, 'sample')})" for name, count in self.streams.items())
+                "streams "
+                + ", ".join(f"{name} ({many(count, 'sample')})" for name, count in sorted(self.streams.items()))
             )
         out += pace if self.chunks else []
         if self.sessions > 1:

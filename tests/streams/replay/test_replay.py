@@ -79,7 +79,7 @@ def test_everything_is_there_once_and_in_order(settings: Settings) -> None:
     assert summary.sessions == 5
     assert summary.acknowledged == summary.chunks == 5 * (50 + 50 + 20)
     assert summary.samples == 5 * (250 + 100 + 20)
-    assert "streams imu (1250 samples), imu.left (500 samples), eda (100 samples)" in summary.lines()
+    assert "streams eda (100 samples), imu (1250 samples), imu.left (500 samples)" in summary.lines()
     sensor, physio = chunks(settings), chunks(settings, "physio")
     for r in recordings:
         for stream, topic in zip(r.streams, (sensor, sensor, physio), strict=True):
