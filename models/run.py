@@ -123,6 +123,9 @@ def _why_silent(recipe: Recipe, streams: Sequence[StreamData], with_gaps: int = 
     """Why streams that the recipe takes have no window."""
     length, rate, stream = recipe.window_length, float(recipe.rate_hz), streams[0]
     if len(streams) > 1:
+        streams = [
+            s for s in streams if s.header.format.rate
+        ] or streams  # an irregular one may be silent at either end
         start_ns, end_ns = max(s.start_ns for s in streams), min(s.end_ns for s in streams)
         spans = ", ".join(f"{s.header.format.stream} {s.duration_s:g} s" for s in streams)
         if (end_ns - start_ns) / NS < length / rate:

@@ -29,6 +29,7 @@ from kymo.streams.labels.labels import Cover, Label
 from kymo.streams.recording import Recording, StreamData
 
 _CHUNK_SAMPLES = 8192
+_BATCH = 64  # of an irregular stream
 
 
 def streams_of(recording: Recording, recipe: Recipe) -> list[StreamData]:
@@ -69,14 +70,19 @@ def chunks_of(streams: Sequence[StreamData], chain: Chain, seconds: Fraction) ->
         if branch not in taken:
             fmt = branch.raw
             yield Chunk(Header(streams[0].header.session, 0, fmt), 0, np.empty((0, *fmt.shape), fmt.dtype), end=True)
-    parts = [stream.chunks(max(1, round(stream.header.format.rate * seconds))) for stream in streams]
+    rates = [stream.header.format.rate for stream in streams]
+    parts = [
+        stream.chunks(max(1, round(rate * seconds)) if rate else _BATCH)
+        for stream, rate in zip(streams, rates, strict=True)
+    ]
     yield from parts[0] if len(parts) == 1 else heapq.merge(*parts, key=lambda chunk: chunk.start_ns)
 
 
 def iter_windows(streams: Sequence[StreamData], chain: Chain) -> Iterator[Window]:
     """Send the streams that feed a recipe through its chain, window by window."""
     stage = chain.build()
-    for chunk in chunks_of(streams, chain, _CHUNK_SAMPLES / max(stream.header.format.rate for stream in streams)):
+    seconds = _CHUNK_SAMPLES / (max(stream.header.format.rate for stream in streams) or Fraction(1))
+    for chunk in chunks_of(streams, chain, seconds):
         yield from stage.push(chunk)
     yield from stage.flush()
 
@@ -196,4 +202,6 @@ def _carry_on(checksum: str, recording: Recording, stream: StreamData) -> str:
     for first, samples in stream.pieces:
         digest.update(first.to_bytes(8, "little", signed=True))
         digest.update(np.ascontiguousarray(samples).data)
+    if stream.times_ns is not None:
+        digest.update(np.ascontiguousarray(stream.times_ns).data)
     return hashlib.sha256((checksum + digest.hexdigest()).encode()).hexdigest()

@@ -90,8 +90,8 @@ def _join(document: Document, tables: RecipeTables) -> Join:
             spec, fmt = step.behind(fmt)
             specs.append(spec)
         chain, offset_ns = Chain(tuple(specs)), round(table.offset_ms * 10**6)
-        rate = str(table.rate_hz)
-        branches.append(Branch(table.stream, rate, chain, table.sample, table.required, offset_ns))
+        rate, reach_ns = str(table.rate_hz), 0 if table.rate_hz else round(table.bridge_ms * 10**6)
+        branches.append(Branch(table.stream, rate, chain, table.sample, table.required, offset_ns, reach_ns))
     try:
         return Join(tuple(branches), str(tables.join.rate_hz), tables.join.grid)
     except FormatError as error:

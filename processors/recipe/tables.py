@@ -26,6 +26,12 @@ Texts = Annotated[tuple[Text, ...], Rules(minItems=1, alone=True, expected="an a
 Exact = Annotated[
     Fraction, Rules(exclusiveMinimum=0, expected='a number above 0, or a fraction as text such as "30000/1001"')
 ]
+ExactOr0 = Annotated[
+    Fraction,
+    Rules(
+        minimum=0, expected='a number above 0, a fraction as text such as "30000/1001", or 0 for an irregular stream'
+    ),
+]
 Names = Mapping[str, Text]
 Rest = Annotated[Mapping[str, Any], Rules(rest=True)]
 Steps = tuple[Mapping[str, Any], ...]
@@ -45,7 +51,7 @@ class InputTable:
     """One ``[[input]]``: which stream the recipe takes."""
 
     stream: Text  # ``kind`` for one at any place, or ``kind.place``
-    rate_hz: Exact  # samples per second
+    rate_hz: ExactOr0  # samples per second; 0 for an irregular stream
     channels: Texts  # by name, in this order
     # one a channel, of which some may be empty; none to take them as they come
     units: Annotated[tuple[str, ...], Rules(minItems=1, alone=True, expected="an array of texts")] = ()
@@ -74,6 +80,19 @@ class InputTable:
             why = f"{name}: says how an input is joined to others, and there is no [join]; {where}"
             refuse(getattr(self, name) != InputTable.__dataclass_fields__[name].default, why, name)
         why = (
+            "rate_hz = 0: windows count samples, and an irregular stream has none at fixed times; write a second [[input]] that is evenly "
+            "sampled, and [join]"
+        )
+        refuse(not joined and not self.rate_hz, why, "rate_hz")
+        why = 'sample = "block" takes so many samples a tick, which an irregular stream has not; "count" or "mean" take those there are'
+        refuse(not self.rate_hz and self.sample == "block", why, "sample")
+        why = (
+            f'rate_hz = 0: sample = "{self.sample}" of an irregular stream; say with bridge_ms how long a value counts, such as '
+            'bridge_ms = 5000, or take the "mean" or the "count" of the samples from a tick to the next'
+        )
+        counts = self.bridge_ms or self.sample in ("mean", "count")
+        refuse(not self.rate_hz and not counts, why, "rate_hz")
+        why = (
             "max_missing: where inputs are joined, what is missing of one is absent; bridge_ms interpolates short gaps, and "
             "required = false with the step `mask` takes windows without it"
         )
@@ -94,8 +113,8 @@ class InputTable:
         if absent:
             return f"`{fmt.stream}` has no channel {', '.join(absent)}; it has {', '.join(fmt.channels)}"
         if fmt.rate != self.rate_hz:
-            rate = f"{float(fmt.rate):g} Hz" if fmt.rate else "irregular"
-            return f"`{fmt.stream}` is {rate}, expected {float(self.rate_hz):g} Hz"
+            rate, wanted = (f"{float(hz):g} Hz" if hz else "irregular" for hz in (fmt.rate, self.rate_hz))
+            return f"`{fmt.stream}` is {rate}, expected {wanted}"
         for channel, unit in zip(self.channels, units if fmt.units else (), strict=False):
             given = fmt.units[fmt.channels.index(channel)]
             try:

@@ -149,6 +149,10 @@ def test_an_exact_name_comes_before_a_kind() -> None:
         (('stream = "b"\n', 'stream = "b"\nsample = "cubic"\n'), 9, "expected one of linear, hold, nearest"),
         (('stream = "b"\n', 'stream = "b"\nsample = "block"\n'), 11, "a whole number of samples a tick"),
         (('stream = "b"\n', 'stream = "b"\nidle_s = 5\n'), 9, "idle_s = 5 is less than lateness_s = 10"),
+        (("rate_hz = 4\n", "rate_hz = 0\n"), 9, "say with bridge_ms how long a value counts, such as bridge_ms = 5000"),
+        (("rate_hz = 4\n", 'rate_hz = 0\nsample = "block"\n'), 10, "which an irregular stream has not"),
+        (("rate_hz = 4\n", "rate_hz = -1\n"), 9, "or 0 for an irregular stream"),
+        (('stream = "a"\nrate_hz = 20', 'stream = "a"\nbridge_ms = 9\nrate_hz = 0'), 12, "grid 'a' is irregular"),
     ],
 )
 def test_what_does_not_hold_together_is_refused(change: tuple[str, str], line: int, message: str) -> None:
@@ -178,3 +182,47 @@ def test_an_input_that_never_came_is_absent_where_it_is_not_required() -> None:
     assert [w.start_index for w in came] == [0, 20, 40, 60]
     assert all(w.absent == ("b",) and w.missing == 1.0 for w in came)
     assert all(np.isnan(w.data[:, 1]).all() and not np.isnan(w.data[:, 0]).any() for w in came)
+
+
+def test_one_irregular_input_alone_is_refused() -> None:
+    text = recipe_text("r", "x", 20, (2, 1)).replace("rate_hz = 20", "rate_hz = 0")
+    with pytest.raises(RecipeError, match=r"windows count samples, .* write a second \[\[input\]\]"):
+        parse_recipe(text)
+
+
+def test_irregular_inputs_say_at_each_tick_what_they_had() -> None:
+    text = joined(
+        {"stream": "a", "rate_hz": 20},
+        {
+            "stream": "b",
+            "rate_hz": 0,
+            "sample": "hold",
+            "bridge_ms": 700,
+            "steps": [{"step": "scale", "factor": 1000.0}],
+        },
+        {"stream": "c", "rate_hz": 0, "sample": "count"},
+        rate=20,
+        window_s=(5, 5),
+    )
+    a, beats = stream("a", 20, noise(200, 1, 1), 10**18), noise(30, 1, 2)
+    rng = np.random.default_rng(3)
+    seconds, tags = np.cumsum(rng.uniform(0.3, 0.9, 30)), np.sort(rng.uniform(0, 12, 40))
+    sparse = [
+        replace(stream(name, 0, data, 7), times_ns=10**18 + np.round(at * 1e9).astype(np.int64))
+        for name, data, at in (("b", beats, seconds), ("c", np.zeros((40, 1), np.float32), tags))
+    ]
+    recipe = parse_recipe(text)
+    entry = recipe.chain.specs[0]
+    assert isinstance(entry, Join)
+    free = replace(entry, branches=tuple(replace(branch, required=False) for branch in entry.branches))
+    came = windows_of(streams_of(Recording("s", [a, *sparse]), recipe), Chain((free, *recipe.chain.specs[1:])))
+    assert [w.start_index for w in came] == [0, 100]
+    data, ticks = np.concatenate([w.data for w in came]), np.arange(200) / 20
+    np.testing.assert_array_equal(data[:, 0], a.data[:, 0])
+    newest = np.searchsorted(seconds, ticks, "right") - 1
+    held = (newest >= 0) & (ticks - seconds[newest] <= 0.7)
+    np.testing.assert_array_equal(np.isfinite(data[:, 1]), held)
+    np.testing.assert_allclose(data[held, 1], beats[newest[held], 0] * 1000, rtol=1e-6)
+    np.testing.assert_array_equal(data[:, 2], np.histogram(tags, np.append(ticks, 10))[0])
+    assert not held.all()
+    assert [w.absent for w in came] == [("b",), ("b",)]
