@@ -100,7 +100,8 @@ def schedule(recordings: Sequence[Recording], offsets_ns: Sequence[int], plan: R
     for i, (recording, offset) in enumerate(zip(recordings, offsets_ns, strict=True)):
         to_due, period_ns = offset - recording.start_ns, turn_ns(recording)
         for j, stream in enumerate(recording.streams):
-            parts.append(_stream_schedule(stream, (i, j), to_due, plan, period_ns))
+            part = _stream_schedule(stream, (i, j), to_due, plan, period_ns)
+            parts.append(part if stream.header.format.rate else _with_marks(part, stream, (i, j), recording, to_due))
     return heapq.merge(*parts, key=lambda due: due[:3])
 
 
@@ -159,6 +160,34 @@ def _stream_schedule(
         turn += 1
         if not stream.count and plan.loop == 0:
             return
+
+
+def _with_marks(
+    chunks: Iterator[Due], stream: StreamData, place: tuple[int, int], recording: Recording, to_due_ns: int
+) -> Iterator[Due]:
+    """An irregular stream's chunks, and between them a progress mark at every second of the recording that has passed without one.
+
+    A recording that is played for ever has nothing to end a stream without samples: that says so for ever.
+    """
+    second, number, due_ns, ended = 1, stream.first_index, 0, False
+    nothing, no_times = stream.data[:0], np.empty(0, np.int64)
+
+    def marks(until_ns: int | None) -> Iterator[Due]:
+        nonlocal second, due_ns
+        while until_ns is None or recording.start_ns + second * NS <= until_ns:
+            at_ns = recording.start_ns + second * NS
+            due_ns = max(due_ns, at_ns + to_due_ns)
+            yield Due(due_ns, *place, Chunk(stream.header, number, nothing, no_times, complete_ns=at_ns))
+            second += 1
+
+    for due in chunks:
+        if due.chunk.count:
+            yield from marks(due.chunk.start_ns)
+        yield due
+        due_ns, number, ended = due.due_ns, due.chunk.end_index, due.chunk.end
+        second = max(second, (_last_ns(due.chunk, 0) - recording.start_ns) // NS + 1)
+    if not ended:
+        yield from marks(None)
 
 
 def _last_ns(chunk: Chunk, default_ns: int) -> int:

@@ -152,7 +152,7 @@ def test_an_exact_name_comes_before_a_kind() -> None:
         (("rate_hz = 4\n", "rate_hz = 0\n"), 9, "say with bridge_ms how long a value counts, such as bridge_ms = 5000"),
         (("rate_hz = 4\n", 'rate_hz = 0\nsample = "block"\n'), 10, "which an irregular stream has not"),
         (("rate_hz = 4\n", "rate_hz = -1\n"), 9, "or 0 for an irregular stream"),
-        (('stream = "a"\nrate_hz = 20', 'stream = "a"\nbridge_ms = 9\nrate_hz = 0'), 12, "grid 'a' is irregular"),
+        (('stream = "a"\nrate_hz = 20', 'stream = "a"\nbridge_ms = 9\nrate_hz = 0'), 11, "grid 'a' is irregular"),
     ],
 )
 def test_what_does_not_hold_together_is_refused(change: tuple[str, str], line: int, message: str) -> None:

@@ -253,7 +253,7 @@ def test_loops_continue_index_and_time(loop: int, chunk_ms: float, first: int) -
 
 def test_loops_of_irregular_samples_go_on_one_interval_later() -> None:
     plan = ReplayPlan(loop=2, chunk_ms=10_000)
-    got = [d.chunk for d in chunks_only(irregular("s", [0, NS, 2 * NS]), plan=plan)]
+    got = [d.chunk for d in chunks_only(irregular("s", [0, NS, 2 * NS]), plan=plan) if d.chunk.count]
     assert [t // NS for c in got if c.times_ns is not None for t in c.times_ns] == [0, 1, 2, 3, 4, 5]
     assert [c.first_index for c in got] == [0, 3]
 
@@ -378,6 +378,37 @@ def test_irregular_chunks_span_one_slot() -> None:
     times = [0, 50_000_000, 99_999_999, 100_000_000, 450_000_000]
     got = [d.chunk for d in chunks_only(irregular("s", times))]
     assert [(c.first_index, c.count, c.end) for c in got] == [(0, 3, False), (3, 1, False), (4, 1, True)]
+
+
+def test_progress_marks_of_a_sparse_stream() -> None:
+    beats = [2_500_000_000, 2_599_999_999, 7 * NS]
+    both = Recording("s", [*recording(seconds=9).streams, *irregular("s", beats).streams])
+    got = [due for due in chunks_only(both) if due.stream == 1]
+    said = [(due.due_ns // NS, due.chunk.complete_ns, due.chunk.first_index, due.chunk.count) for due in got]
+    marks = [(second, second * NS, 2, 0) for second in (3, 4, 5, 6, 7)]
+    assert said == [(1, NS, 0, 0), (2, 2 * NS, 0, 0), (2, None, 0, 2), *marks, (7, None, 2, 1)]
+    assert [due.chunk.end for due in got] == [False] * 8 + [True]
+    silent = schedule([irregular("s", [])], [0], ReplayPlan(loop=0))
+    assert [next(silent).chunk.complete_ns for _ in range(3)] == [NS, 2 * NS, 3 * NS]
+    assert [due.chunk.end for due in chunks_only(irregular("s", []))] == [True]
+
+
+@given(st.lists(st.integers(0, 9 * NS), min_size=1, max_size=9), st.integers(1, 3), st.sampled_from([1, 100, 700, 3000]))
+def test_progress_marks_are_true_and_never_far_apart(times: list[int], loop: int, chunk_ms: int) -> None:
+    both = Recording("s", [*recording(seconds=9).streams, *irregular("s", sorted(times)).streams])
+    plan = ReplayPlan(loop=loop, chunk_ms=chunk_ms)
+    dues = [due for due in chunks_only(both, plan=plan) if due.stream == 1]
+    assert [due.due_ns for due in dues] == sorted(due.due_ns for due in dues)
+    reached = 0
+    for due in dues:
+        chunk = due.chunk
+        assert chunk.times_ns is not None
+        assert (chunk.complete_ns is None) == (chunk.count > 0)
+        now = chunk.complete_ns if chunk.complete_ns is not None else int(chunk.times_ns[0])
+        assert reached <= now < reached + NS + (chunk_ms * 10**6 if chunk.count else 1)
+        assert due.due_ns >= now
+        reached = now if not chunk.count else int(chunk.times_ns[-1])
+    assert dues[-1].chunk.end
 
 
 def test_endless_loop_never_ends() -> None:
