@@ -77,7 +77,7 @@ def panel_of(stream: StreamData, start_ns: int) -> Panel:
 
 
 def curves_of(stream: StreamData, start_ns: int, columns: int = COLUMNS) -> list[Curve]:
-    """The first channels of a signal, thinned to so many columns."""
+    """The first channels of a signal, thinned to so many columns; of an irregular stream in steps, or as stems."""
     fmt = stream.header.format
     units = fmt.units or ("",) * len(fmt.channels)
     seconds, breaks = _times(stream, start_ns)
@@ -87,10 +87,22 @@ def curves_of(stream: StreamData, start_ns: int, columns: int = COLUMNS) -> list
         finite = values[np.isfinite(values)]
         values[~np.isfinite(values)] = np.nan
         numbers = (float(finite.min()), float(finite.mean()), float(finite.max())) if len(finite) else (math.nan,) * 3
-        curves.append(
-            Curve(name, units[i], *thin(seconds, values, breaks, columns), *numbers, len(values) - len(finite))
-        )
+        line = (seconds, values, breaks) if stream.times_ns is None else _stepped(seconds, values, columns)
+        curves.append(Curve(name, units[i], *thin(*line, columns), *numbers, len(values) - len(finite)))
     return curves
+
+
+def _stepped(seconds: Floats, values: Floats, columns: int) -> tuple[Floats, Floats, list[int]]:
+    """What an irregular stream says between its samples: each value holds until the next one; one that is always the same, as a tag's,
+    stands as a stem at its time."""
+    if len(values) and not (values == values[0]).all():
+        return np.repeat(seconds, 2)[1:], np.repeat(values, 2)[:-1], []
+    width = float(np.ptp(seconds)) / columns if len(seconds) > columns else 0.0
+    if width:  # one stem a column is all that can be seen
+        seconds = seconds[np.unique((seconds - seconds[0]) // width, return_index=True)[1]]
+    high = values[0] if len(values) and values[0] else 1.0
+    stems = np.tile([0.0, high], len(seconds))
+    return np.repeat(seconds, 2), stems, list(range(2, len(stems), 2))
 
 
 def split_constant(curves: Sequence[Curve]) -> tuple[list[Curve], str]:
@@ -170,6 +182,10 @@ def _gaps(stream: StreamData, start_ns: int) -> list[tuple[float, float]]:
     ends = [first + len(samples) for first, samples in stream.pieces]
     starts = [first for first, _ in stream.pieces]
     header = stream.header
+    if stream.times_ns is not None:
+        behind = np.cumsum([len(samples) for _, samples in stream.pieces[:-1]])
+        seconds = (stream.times_ns - start_ns) / NS
+        return list(zip(seconds[behind - 1].tolist(), seconds[behind].tolist(), strict=True))
     return [
         ((header.time_ns(end) - start_ns) / NS, (header.time_ns(start) - start_ns) / NS)
         for end, start in zip(ends[:-1], starts[1:], strict=True)

@@ -106,6 +106,34 @@ def test_the_rest_of_an_irregular_stream_has_its_last_sample() -> None:
     assert part.notes == ["a note"]
 
 
+def beats(values: list[float], seconds: list[float], indexes: list[int] | None = None) -> StreamData:
+    header = Header("s", 7, Format("ibi", ("ibi",), ("s",), Fraction(0), "float32", (1,)))
+    data, times = np.array(values, np.float32)[:, None], (np.array(seconds) * 1e9).astype(np.int64)
+    return StreamData.from_indexes(header, data, np.array(indexes or range(len(values))), times)
+
+
+def test_irregular_values_hold_until_the_next_one() -> None:
+    (curve,) = panel_of(beats([1, 3, 2], [0, 1, 2.5]), 0).curves
+    assert curve.seconds.tolist() == [0, 1, 1, 2.5, 2.5]
+    assert curve.values.tolist() == [1, 1, 3, 3, 2]
+    assert (curve.low, curve.mean, curve.high) == (1, 2, 3)
+
+
+def test_tags_are_stems() -> None:
+    (curve,) = panel_of(beats([2, 2, 2], [0, 1, 4]), 10**9).curves
+    lines = np.column_stack([curve.seconds, curve.values])
+    assert lines[~np.isnan(lines).any(1)].tolist() == [[-1, 0], [-1, 2], [0, 0], [0, 2], [3, 0], [3, 2]]
+    assert np.flatnonzero(np.isnan(curve.values)).tolist() == [2, 5]
+    (curve,) = panel_of(beats([0] * 50_000, np.linspace(0, 1000, 50_000).tolist()), 0).curves
+    assert len(curve.values) < 3 * 700
+    assert curve.seconds.min() == 0
+    assert curve.seconds.max() > 998
+
+
+def test_what_an_irregular_stream_lost_is_a_gap_between_its_times() -> None:
+    assert panel_of(beats([1, 2, 3, 4], [0, 1, 5, 6], [0, 1, 4, 5]), 0).gaps == [(1.0, 5.0)]
+
+
 def test_a_part_is_cut_by_time() -> None:
     whole = Recording("s", [stream(range(100)), stream([1, 2, 90, 91])], [label(0, 2, "a"), label(8, 9, "b")])
     part = cut(whole, 1.0, 2.0)

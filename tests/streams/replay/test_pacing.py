@@ -393,7 +393,9 @@ def test_progress_marks_of_a_sparse_stream() -> None:
     assert [due.chunk.end for due in chunks_only(irregular("s", []))] == [True]
 
 
-@given(st.lists(st.integers(0, 9 * NS), min_size=1, max_size=9), st.integers(1, 3), st.sampled_from([1, 100, 700, 3000]))
+@given(
+    st.lists(st.integers(0, 9 * NS), min_size=1, max_size=9), st.integers(1, 3), st.sampled_from([1, 100, 700, 3000])
+)
 def test_progress_marks_are_true_and_never_far_apart(times: list[int], loop: int, chunk_ms: int) -> None:
     both = Recording("s", [*recording(seconds=9).streams, *irregular("s", sorted(times)).streams])
     plan = ReplayPlan(loop=loop, chunk_ms=chunk_ms)
