@@ -183,7 +183,7 @@ def _gaps(stream: StreamData, start_ns: int) -> list[tuple[float, float]]:
     starts = [first for first, _ in stream.pieces]
     header = stream.header
     if stream.times_ns is not None:
-        behind = np.cumsum([len(samples) for _, samples in stream.pieces[:-1]])
+        behind = np.cumsum([len(samples) for _, samples in stream.pieces[:-1]], dtype=np.int64)
         seconds = (stream.times_ns - start_ns) / NS
         return list(zip(seconds[behind - 1].tolist(), seconds[behind].tolist(), strict=True))
     return [
