@@ -11,9 +11,8 @@ An irregular input says by its samples' times, and by progress marks, what it ha
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from typing import Any, ClassVar
@@ -21,11 +20,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.processors.branch import Branch, fraction_of
+from kymo.processors.branch import Branch, BranchState, fraction_of
 from kymo.processors.intake import EntryStage, runs_of
-from kymo.processors.samplers import Sampler, SampleTimes
+from kymo.processors.samplers import SampleTimes
 from kymo.processors.spec import Spec, chain_digest, pack, pack_list, unpack, unpack_list
-from kymo.streams.chunk import Array, Chunk, Format, Header, Window
+from kymo.streams.chunk import Chunk, Format, Header, Window
 from kymo.streams.errors import FormatError
 from kymo.streams.schema import Name
 
@@ -120,164 +119,29 @@ class Join(Spec):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """An input is not waited for from a tick on; with `stop`, it counts again from there."""
+    """An input is not waited for from a tick on; with `stop`, it counts again from there. A later word on the same start stands."""
 
     stream: str  # the branch's
     start: int
     stop: int | None = None
-    origin_ns: int | None = None  # of the grid, where its own input never came
+    origin_ns: int | None = None  # of the grid, where its own input never came: it begins at tick `start`
+    behind: int = 0  # ticks that the join stays behind the furthest input, lest what soon comes back is late
+    ends: bool = False  # it never counts again, as if it had ended
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What a join waits for."""
+    """An input of a join that has not ended."""
 
     stream: str  # the branch's
     tick: int | None  # the first that it lacks; None where it is not waited for
     newest: int  # how far the furthest input is
-    # of one that a decision says is not waited for: since which tick, and where it may count again if it has come back
-    since: int = 0
+    # of one that a decision says is not waited for: since which tick, where it may count again if it has come back, how
+    # far the join stays behind meanwhile
+    since: int | None = None
     back: int | None = None
-
-
-class _BranchState:
-    """A branch in one session."""
-
-    def __init__(self, spec: Branch, ticks: Fraction) -> None:
-        self.spec, self.stage = spec, spec.chain.build()
-        self.sampler = Sampler(spec.sample, SampleTimes(0, ticks), spec.reach_ns if spec.irregular else None)
-        self.stream = ""  # the one that feeds it
-        self._moved: tuple[Header, Header] | None = None  # the newest header, before and with the offset
-        out = spec.output({})
-        # Chunks of which no tick comes wait, and go through the steps as one; where these give a sample for a sample.
-        self._may_wait = out.step == 1 and out.span == 1 and not spec.irregular
-        self._waiting: list[Chunk] = []
-        self._header: Header | None = None  # of the newest chunk, and where that ends
-        self._end = 0
-        self.rate, self.irregular = spec.raw.rate, spec.irregular
-        self.rows: list[Chunk] = []  # before the grid is known
-        self.values: deque[tuple[int, Array]] = deque()
-        self.void: list[tuple[int, int | None]] = []  # from, to
-        self.ended = False
-
-    @property
-    def reaches(self) -> int:
-        """One past the last tick of which it says something."""
-        return max(self.sampler.ready, self.values[-1][0] + len(self.values[-1][1]) if self.values else 0)
-
-    @property
-    def lacks(self) -> int | None:
-        """The first tick that it has not and that is not void; None where it is not waited for."""
-        tick = self.sampler.ready
-        for start, stop in self.void:
-            if start <= tick:
-                if stop is None:
-                    return None
-                tick = max(tick, stop)
-        return None if self.ended else tick
-
-    def push(self, chunk: Chunk) -> list[Chunk]:
-        """Clean samples, at the branch's own rate."""
-        follows = self._may_wait and chunk.header is self._header and chunk.first_index == self._end
-        self._header, self._end = chunk.header, chunk.end_index
-        if not follows:
-            return self.release() + self._through(chunk)
-        self._waiting.append(chunk)
-        return [] if chunk.end_index < self.sampler.awaits and not chunk.end else self.release()
-
-    def release(self) -> list[Chunk]:
-        """Clean samples of the chunks that wait."""
-        if not self._waiting:
-            return []
-        first, last = self._waiting[0], self._waiting[-1]
-        if first is not last:
-            data = np.concatenate([chunk.data for chunk in self._waiting])
-            last = replace(last, first_index=first.first_index, data=data)
-        self._waiting.clear()
-        return self._through(last)
-
-    def _through(self, chunk: Chunk) -> list[Chunk]:
-        chunk = self._with_offset(chunk) if self.spec.offset_ns else chunk
-        rows: list[Chunk] = self.stage.push(chunk)
-        if chunk.complete_ns is not None and self.irregular:  # its steps keep nothing back
-            rows.append(Chunk(chunk.header, chunk.end_index, chunk.data[:0], _NO_TIMES, complete_ns=chunk.complete_ns))
-        return rows + self.stage.flush() if chunk.end else rows
-
-    def keep(self, chunks: list[Chunk]) -> None:
-        """Keep what comes before the grid is known; of progress marks in a row the newest."""
-        for chunk in chunks:
-            marks = [chunk, self.rows.pop()] if self.rows and not chunk.count and not self.rows[-1].count else [chunk]
-            self.rows.append(max(marks, key=lambda mark: mark.complete_ns or 0))
-
-    def _with_offset(self, chunk: Chunk) -> Chunk:
-        if self._moved is None or self._moved[0] is not chunk.header:
-            self._moved = chunk.header, replace(chunk.header, origin_ns=chunk.header.origin_ns + self.spec.offset_ns)
-        times_ns = None if chunk.times_ns is None else chunk.times_ns + self.spec.offset_ns
-        complete_ns = None if chunk.complete_ns is None else chunk.complete_ns + self.spec.offset_ns
-        return replace(chunk, header=self._moved[1], times_ns=times_ns, complete_ns=complete_ns)
-
-    def sample(self, chunks: list[Chunk]) -> None:
-        for chunk in chunks:
-            self.values += [run for run in self.sampler.push(chunk) if len(run[1])]
-            if chunk.complete_ns is not None:
-                self.values += self.sampler.complete(chunk.complete_ns)
-
-    def end(self) -> None:
-        self.ended = True
-        self.values += [run for run in self.sampler.close() if len(run[1])]
-
-    def take(self, start: int, out: Array) -> None:
-        """Write the values of ticks from `start` on into `out`, which is NaN; forget them."""
-        stop = start + len(out)
-        if self.spec.sample == "count":  # nothing came where nothing is kept
-            until = stop if self.ended and self.stream and self.irregular else self.sampler.ready
-            out[: max(until - start, 0)] = 0
-        while self.values and self.values[0][0] < stop:
-            first, data = self.values.popleft()
-            a, b = max(first, start), min(first + len(data), stop)
-            if a < b:
-                out[a - start : b - start] = data[a - first : b - first]
-            if first + len(data) > stop:
-                self.values.appendleft((stop, data[stop - first :]))
-                break
-        for first, end in self.void:
-            out[max(first - start, 0) : None if end is None else max(end - start, 0)] = np.nan
-
-    def snapshot(self) -> bytes:
-        meta = {
-            "stream": self.stream,
-            "void": self.void,
-            "ended": self.ended,
-            "runs": [first for first, _ in self.values],
-        }
-        arrays = {f"v{i}": data for i, (_, data) in enumerate(self.values)}
-        waiting = [
-            pack(
-                {"header": c.header, "first": c.first_index, "filled": c.filled, "complete": c.complete_ns},
-                {"rows": c.data} if c.times_ns is None else {"rows": c.data, "times": c.times_ns},
-            )
-            for c in self.rows
-        ]
-        return pack_list([pack(meta, arrays), self.stage.snapshot(), self.sampler.snapshot(), *waiting])
-
-    def restore(self, snapshot: bytes) -> None:
-        packed, stage, sampler, *waiting = unpack_list(snapshot)
-        meta, arrays = unpack(packed)
-        self.stream, self.ended, self.void = meta["stream"], meta["ended"], [(a, b) for a, b in meta["void"]]
-        self.values = deque((first, arrays[f"v{i}"]) for i, first in enumerate(meta["runs"]))
-        self.rows = [
-            Chunk(
-                m["header"],
-                m["first"],
-                a["rows"],
-                a["times"].astype(np.int64) if "times" in a else None,
-                filled=tuple((a, b, bool(c)) for a, b, c in m["filled"]),
-                complete_ns=m["complete"],
-            )
-            for m, a in map(unpack, waiting)
-        ]
-        self.stage.restore(stage)
-        self.sampler.restore(sampler)
+    behind: int = 0
+    origin_ns: int | None = None  # where nothing leaves before it comes: the grid's origin if it is not waited for
 
 
 def _joined_ranges(ranges: Ranges) -> Ranges:
@@ -297,9 +161,11 @@ class JoinStage(EntryStage):
     def __init__(self, spec: Join) -> None:
         super().__init__()
         self.spec = spec
-        self._branches = [_BranchState(branch, spec.ticks) for branch in spec.branches]
+        self._by_stream = {branch.stream: BranchState(branch, spec.ticks) for branch in spec.branches}
+        self._branches = list(self._by_stream.values())
         self._widths = spec.widths
-        self._grid = next(branch_state for branch_state in self._branches if branch_state.spec.stream == spec.grid)
+        #: In which order inputs are asked for the grid's origin.
+        self._origins = sorted(self._branches, key=lambda state: (state.irregular, state.spec.stream != spec.grid))
         self._origin_ns: int | None = None
         self._tick = 0  # the next to leave
         self._header: Header | None = None
@@ -309,11 +175,11 @@ class JoinStage(EntryStage):
     def push(self, item: Chunk) -> list[Chunk]:
         """Take a chunk of any input; give the ticks that became whole."""
         branch = self.spec.takes(item.stream)
-        branch_state = next((branch_state for branch_state in self._branches if branch_state.spec is branch), None)
+        branch_state = self._by_stream[branch.stream] if branch is not None else None
         if branch_state is None or branch_state.stream not in ("", item.stream):
             self.counts["unmatched"] += 1
             return []
-        if branch_state.ended:
+        if branch_state.over:
             self.counts["late"] += 1
             return []
         # Samples of an irregular stream have times; an end mark without any says that there is no stream.
@@ -324,17 +190,20 @@ class JoinStage(EntryStage):
             return []
         if counts := branch_state.stage.take_counts():
             self.counts.update(counts)
-        if self._origin_ns is None:
-            branch_state.keep(rows)
-            if branch_state is self._grid and rows:
-                self._begin(rows[0].header.origin_ns, rows[0].header.time_ns(rows[0].first_index))
-        else:
-            self._sample(branch_state, rows)
+        self._add(branch_state, rows)
+        if branch_state.drop(self._tick):
+            self.counts["late"] += 1
         if item.end:
             branch_state.end()
         return self._advance()
 
-    def _sample(self, branch_state: _BranchState, rows: list[Chunk]) -> None:
+    def _add(self, branch_state: BranchState, rows: list[Chunk]) -> None:
+        if self._origin_ns is None:
+            branch_state.keep(rows)
+        else:
+            self._sample(branch_state, rows)
+
+    def _sample(self, branch_state: BranchState, rows: list[Chunk]) -> None:
         branch_state.sample(rows)
         ticks = branch_state.sampler.ticks
         for chunk in rows if not branch_state.irregular else ():
@@ -346,12 +215,22 @@ class JoinStage(EntryStage):
         if len(self.filled) > 1:
             self.filled = _joined_ranges(self.filled)
 
-    def _begin(self, origin_ns: int, time_ns: int) -> None:
+    def _look_for_origin(self) -> None:
+        """Begin at the grid's first sample; where its input ended without any, at that of the next one that has some."""
+        branch_state = next((state for state in self._origins if state.first or not state.ended), None)
+        if branch_state is not None and (first := branch_state.first) is not None:
+            self._begin(*self._start(first))
+
+    def _start(self, first: Chunk) -> tuple[int, int]:
+        """Origin and first tick of the grid that begins with a branch's first samples."""
+        origin_ns = first.header.origin_ns if first.times_ns is None else first.start_ns
+        return origin_ns, SampleTimes(origin_ns, self.spec.ticks).first_at(first.start_ns)
+
+    def _begin(self, origin_ns: int, tick: int) -> None:
         ticks = SampleTimes(origin_ns, self.spec.ticks)
-        self._origin_ns, self._tick = origin_ns, ticks.first_at(time_ns)
-        self._header = Header(self._session, origin_ns, self.spec.output({}), chain_digest("", self.spec))
+        self._origin_ns, self._tick = origin_ns, tick
         for branch_state in self._branches:
-            branch_state.sampler.ticks = ticks
+            branch_state.begun, branch_state.sampler.ticks = True, ticks
             branch_state.sampler.begin(self._tick)
             self._sample(branch_state, branch_state.rows)
             branch_state.rows.clear()
@@ -360,39 +239,59 @@ class JoinStage(EntryStage):
 
     def decide(self, decision: Decision) -> list[Chunk]:
         """Hear of a decision; give the ticks that became whole by it."""
-        branch_state = next(
-            branch_state for branch_state in self._branches if branch_state.spec.stream == decision.stream
-        )
-        if decision.stop is not None:
-            branch_state.void.pop()
-        branch_state.void.append((decision.start, decision.stop))
+        branch_state = self._by_stream[decision.stream]
+        branch_state.leave_out(decision.start, decision.stop, decision.behind, decision.ends)
+        if decision.stop is not None and any(first < decision.stop for first, _ in branch_state.values):
+            self.counts["late"] += 1
         if self._origin_ns is None and decision.origin_ns is not None:
-            self._begin(decision.origin_ns, decision.origin_ns)
+            self._begin(decision.origin_ns, decision.start)
         return self._advance()
 
     @property
     def over(self) -> bool:
         """Whether all inputs have ended."""
-        return all(branch_state.ended for branch_state in self._branches)
+        return all(branch_state.over for branch_state in self._branches)
 
     def waits(self) -> list[Wait]:
-        """The inputs that are behind, and those that are back."""
+        """The inputs that have not ended."""
+        if self._origin_ns is None:
+            return self._waits_for_origin()
         newest = max(branch_state.sampler.ready for branch_state in self._branches)
         waits = []
         for branch_state in self._branches:
-            since = branch_state.void[-1][0] if branch_state.void and branch_state.void[-1][1] is None else None
-            back = next((first for first, _ in branch_state.values if since is not None and first >= since), None)
-            if branch_state.irregular and since is not None and branch_state.sampler.ready > since:
-                back = since  # it may have nothing to say, but says so
-            back = None if back is None else max(back, self._tick)
-            waits.append(Wait(branch_state.spec.stream, branch_state.lacks, newest, since or 0, back))
+            if branch_state.ended or branch_state.ends:
+                continue
+            since, back = branch_state.since, None
+            if since is not None and branch_state.sampler.ready > since:  # it may have nothing to say, but says so
+                first = next((first for first, _ in branch_state.values if first >= since), self._tick)
+                back = max(first if not branch_state.irregular else since, self._tick)
+            waits.append(Wait(branch_state.spec.stream, branch_state.lacks, newest, since, back, branch_state.behind))
         return waits
+
+    def _waits_for_origin(self) -> list[Wait]:
+        """Only the input that the grid's origin is to come from is waited for; the others are ahead by what lies between their samples."""
+        waiting = [branch_state for branch_state in self._origins if not branch_state.ended and not branch_state.ends]
+        first = next((first for state in self._origins if (first := state.first) is not None), None)
+        origin_ns, tick, newest = None, 0, 0
+        if first is not None:
+            origin_ns, tick = self._start(first)
+            until_ns = max(branch_state.until_ns for branch_state in self._branches if branch_state.rows)
+            newest = SampleTimes(origin_ns, self.spec.ticks).first_at(until_ns)
+        return [
+            Wait(state.spec.stream, tick if state is waiting[0] else None, newest, origin_ns=origin_ns)
+            for state in waiting
+        ]
 
     def _advance(self) -> list[Chunk]:
         if self._origin_ns is None:
+            self._look_for_origin()
+        if self._origin_ns is None:
             return []
-        waited = [tick for branch_state in self._branches if (tick := branch_state.lacks) is not None]
-        stop = min(waited) if waited else max(branch_state.reaches for branch_state in self._branches)
+        stops = [tick for branch_state in self._branches if (tick := branch_state.lacks) is not None]
+        if any(branch_state.behind for branch_state in self._branches):
+            newest = max(branch_state.sampler.ready for branch_state in self._branches)
+            stops += [newest - state.behind for state in self._branches if state.behind and not state.over]
+        stop = min(stops) if stops else max(branch_state.reaches for branch_state in self._branches)
         chunks = list[Chunk]()
         while self._tick < stop:
             first = min(
@@ -407,8 +306,10 @@ class JoinStage(EntryStage):
         """The ticks from `start` to `stop` that are whole enough, as chunks without gaps."""
         if start == stop:
             return
+        if self._header is None:
+            digest = chain_digest("", self.spec)
+            self._header = Header(self._session, self._origin_ns or 0, self.spec.output({}), digest)
         header = self._header
-        assert header is not None
         values = np.full((stop - start, *header.format.shape), np.nan, header.format.dtype)
         there, some, at = np.ones(stop - start, bool), np.zeros(stop - start, bool), 0
         absent: list[tuple[str, Mask]] = []
@@ -443,14 +344,9 @@ class JoinStage(EntryStage):
 
     def flush(self) -> list[Chunk]:
         """Nothing more comes of any input."""
-        regular = [branch_state for branch_state in self._branches if not branch_state.irregular]
-        first = next((branch_state for branch_state in regular if branch_state.rows), None)
-        if first is not None:  # and nothing has come of the grid's
-            rows = first.rows[0]
-            self._begin(rows.header.origin_ns, rows.header.time_ns(rows.first_index))
         for branch_state in self._branches:
             if not branch_state.ended:
-                self._sample(branch_state, branch_state.release() + branch_state.stage.flush())
+                self._add(branch_state, branch_state.release() + branch_state.stage.flush())
                 branch_state.end()
         return self._advance()
 
@@ -476,7 +372,6 @@ class JoinStage(EntryStage):
         self._origin_ns, self._tick, self._session = meta["origin"], meta["tick"], meta["session"]
         self.filled = [(a, b, bool(c)) for a, b, c in meta["filled"]]
         self._absent = {stream: [(a, b, True) for a, b, _ in ranges] for stream, ranges in meta["absent"].items()}
-        if self._origin_ns is not None:
-            self._header = Header(self._session, self._origin_ns, self.spec.output({}), chain_digest("", self.spec))
         for branch_state, part in zip(self._branches, branches, strict=True):
             branch_state.restore(part)
+            branch_state.begun = self._origin_ns is not None

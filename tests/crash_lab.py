@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from types import SimpleNamespace
@@ -16,7 +16,6 @@ import numpy as np
 from hypothesis import note
 
 from kymo.models.serving import sessions
-from kymo.models.serving.joined import Patience
 from kymo.models.serving.outputs import Events, Marks
 from kymo.models.serving.partition import Limits, Partition, Pending
 from kymo.models.serving.snapshots import Floor, Handover, SessionSnapshot
@@ -93,17 +92,20 @@ def refuse(rejected: SimpleNamespace, error: ChunkError) -> None:
 class Life:
     """A worker between two crashes: reads, publishes, hears acknowledgements, commits, in any order."""
 
-    patience: Mapping[str, Patience] = {}
+    kind = Partition
 
     def __init__(self, log: Log, chain: Chain, clock: list[float], limits: Limits) -> None:
         self.log = log
         self.codec = ChunkCodec()
         outputs = Events("", Fraction(1), log.memory, log.heads)
-        self.partition = Partition(0, chain, lambda fmt: None, lambda: clock[0], limits, outputs)
-        self.partition.patience = self.patience
+        self.partition = self.kind(0, chain, lambda fmt: None, lambda: clock[0], limits, outputs)
+        self.prepare()
         self.waiting: deque[Pending] = deque(self.partition.load(log.left()))
         self.judged: deque[tuple[Pending, Found]] = deque()
         self.sent: deque[tuple[Pending, int]] = deque()
+
+    def prepare(self) -> None:
+        """What a partition is told before it takes over."""
 
     def read(self, topic: str, count: int, between: Callable[[], bool] = lambda: True) -> int:
         """Take up to `count` records in one batch; what happens `between` may be a crash, which it tells by False."""

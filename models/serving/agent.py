@@ -21,6 +21,7 @@ from aiokafka.structs import TopicPartition
 
 from kymo.models.predict import Predictor
 from kymo.models.serving.handover import Commits, read_handovers
+from kymo.models.serving.joined import JoinedPartition
 from kymo.models.serving.member import Member
 from kymo.models.serving.operator import SILENT, Classify, Operator, from_thread
 from kymo.models.serving.partition import Limits, Partition, Pending
@@ -153,14 +154,19 @@ class Agent(Member):
         offsets = dict[TopicPartition, int]()
         for n, handover in handovers.items():
             self._commits.remember(handover.topic_ids)
-            partition = self.partitions[n] = Partition(
+            kind = JoinedPartition if operator.patience else Partition
+            partition = self.partitions[n] = kind(
                 n, operator.chain, operator.matches, time.monotonic, self._limits, operator.outputs
             )
-            partition.listen, partition.patience = operator.listen, operator.patience
+            partition.listen = operator.listen
+            if isinstance(partition, JoinedPartition):
+                partition.patience = operator.patience
             self._add(partition, partition.load(handover))
             self._tell_damaged(partition)
             await asyncio.sleep(0)
             offsets |= {TopicPartition(topic, n): offset for topic, offset in partition.next_offset.items()}
+        if operator.patience:  # from here on what an earlier life still has on its way counts no more
+            await self._commits.commit_offsets()
         await runtime.kafka.begin(offsets)
         for n, handover in handovers.items():
             self._clear_up(n, handover)
@@ -172,8 +178,7 @@ class Agent(Member):
                 f"{self.operator.recipe}: {record.topic}/{record.partition} at {record.offset}: {error}; left out"
             )
             self._reject(record, ChunkError("undecodable", str(error)))
-        if gone := [*handover.gone, *handover.odd_snapshots]:
-            self._commits.forget(number, gone)
+        self._commits.forget(number, handover)
 
     async def _finish(self) -> None:
         async with self._turn:
@@ -277,7 +282,8 @@ class Agent(Member):
     def _emitted(self, partition: Partition, pending: Pending, end: int) -> None:
         partition.acknowledge(pending)
         partition.end = partition.end._replace(events=max(partition.end.events, end))
-        self._runtime.observer.emitted(time.time() - pending.sent_ms / 1000)
+        if pending.sent_ms:  # else it is whole by a decision, and nothing has come of the session in this life
+            self._runtime.observer.emitted(time.time() - pending.sent_ms / 1000)
 
     # --- committing
 
@@ -297,7 +303,7 @@ class Agent(Member):
                 await self._commits.store_snapshots()
                 self._raise_failure()
                 await self._commits.commit_offsets()
-                for partition in list(self.partitions.values()) if self.operator.patience else ():
+                for partition in [p for p in self.partitions.values() if isinstance(p, JoinedPartition)]:
                     decided = await self._commits.store_decisions(partition)
                     self._raise_failure()
                     for session, decision in decided:

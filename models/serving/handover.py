@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError, NoError, for_code
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from kymo.models.serving.joined import JoinedSession, decisions_from_json, decisions_to_json
+from kymo.models.serving.joined import JoinedPartition, JoinedSession, decisions_from_json, decisions_to_json
 from kymo.models.serving.operator import Operator
 from kymo.models.serving.partition import Partition
 from kymo.models.serving.runtime import Outbox, Outgoing, Runtime
@@ -131,10 +131,11 @@ async def _log_ends(client: Any, partitions: Sequence[TopicPartition]) -> dict[T
 class _HandoverReader:
     """Reads what stands in the output topics of a partition, record by record."""
 
-    def __init__(self, operator: Operator, state_key: bytes, ids: Mapping[str, str]) -> None:
+    def __init__(self, operator: Operator, state_key: bytes, ids: Mapping[str, str], life: Life) -> None:
         self.handover, self._operator, self._key, self._ids = Handover(), operator, state_key, ids
         self._decisions_key = state_key.replace(b"\n", b".decisions\n")
-        self._lives: dict[str, tuple[int, int, int]] = {}  # by session, whose snapshot it is
+        self._newest = life  # the newest that has committed
+        self._lives: dict[bytes, tuple[int, int, int]] = {}  # by key, whose word it is
         self._old_ms = int(time.time() * 1000) - BY_NAME["events"].retention_ms
 
     def published(self, record: Any) -> None:
@@ -159,15 +160,21 @@ class _HandoverReader:
 
     def state(self, record: Any) -> None:
         """A record of ``kymo.state``: the newest life's last word on a session counts, whenever it was written."""
-        if record.key is not None and record.key.startswith(self._decisions_key):
-            self._decided(record)
-        if record.key is None or not record.key.startswith(self._key):
-            return
-        name = record.key[len(self._key) :].decode(errors="replace")
+        key = record.key or b""
+        kind = next((prefix for prefix in (self._key, self._decisions_key) if key.startswith(prefix)), None)
         life = (*life_of(dict(record.headers).get(LIFE) or b""), record.offset)
-        if life < self._lives.get(name, life):
+        if kind is None or life < self._lives.get(key, life):
             return
-        self._lives[name] = life
+        name = key[len(kind) :].decode(errors="replace")
+        if kind == self._decisions_key:
+            if life[:2] < self._newest and record.offset >= self._newest[0]:
+                # Whoever wrote it was overtaken already: a newer life has not seen it, and it has not heard of it itself.
+                self.handover.overruled.append(name)
+                return
+            self._decided(name, record)
+        self._lives[key] = life
+        if kind == self._decisions_key:
+            return
         self.handover.snapshots.pop(name, None)
         self.handover.odd_snapshots.pop(name, None)
         if record.value is None:
@@ -182,17 +189,20 @@ class _HandoverReader:
         else:
             self.handover.snapshots[name] = snapshot
 
-    def _decided(self, record: Any) -> None:
-        name = record.key[len(self._decisions_key) :].decode(errors="replace")
+    def _decided(self, name: str, record: Any) -> None:
         self.handover.decisions.pop(name, None)
-        if record.value is not None:
-            try:
-                self.handover.decisions[name] = decisions_from_json(json.loads(record.value))
-            except (ValueError, TypeError) as error:
-                self.handover.odd.append((record, MessageError(f"no decisions ({error})")))
+        if record.value is None:
+            return
+        try:
+            self.handover.decisions[name] = decisions_from_json(record.value, self._operator.chain)
+        except MessageError as error:
+            self.handover.odd.append((record, error))
 
 
-def life_of(header: bytes) -> tuple[int, int]:
+Life = tuple[int, int]  # where `kymo.state` ended when it took over, and the group's generation
+
+
+def life_of(header: bytes) -> Life:
     """What :data:`LIFE` says."""
     state_end, _, generation = header.partition(b".")
     return (int(state_end), int(generation)) if state_end.isdigit() and generation.isdigit() else (0, 0)
@@ -207,7 +217,14 @@ async def read_handovers(
     limits = await runtime.read_back.limits([*inputs, *outputs])
     ids = await runtime.topic_ids(sorted({tp.topic for tp in inputs}))
     committed = valid_commits(await runtime.kafka.committed_with(inputs), limits, ids)
-    readers = {n: _HandoverReader(operator, state_key, ids) for n in numbers}
+    lives = {
+        n: max(
+            (life_of(_note(c.metadata).get(LIFE, "").encode()) for tp, c in committed.items() if tp.partition == n),
+            default=(0, 0),
+        )
+        for n in numbers
+    }
+    readers = {n: _HandoverReader(operator, state_key, ids, lives[n]) for n in numbers}
     ranges, states = dict[TopicPartition, tuple[int, int]](), dict[TopicPartition, tuple[int, int]]()
     for n in numbers:
         tps = [tp for tp in inputs if tp.partition == n]
@@ -252,9 +269,9 @@ def valid_commits(
     return out
 
 
-def note(floor: Floor, topic_id: str) -> str:
+def note(floor: Floor, topic_id: str, life: str = "") -> str:
     """What stands beside a commit."""
-    return json.dumps({"events": floor.events, "rejected": floor.rejected, "topic": topic_id})
+    return json.dumps({"events": floor.events, "rejected": floor.rejected, "topic": topic_id, LIFE: life})
 
 
 def floor_of(metadata: str | None) -> Floor:
@@ -324,7 +341,7 @@ class Commits:
         done = partial(_stored, partition, session, snapshot)
         return Outgoing(self.key(session.name), value, [self.life(partition.state_end)], done)
 
-    async def store_decisions(self, partition: Partition) -> list[tuple[JoinedSession, Decision]]:
+    async def store_decisions(self, partition: JoinedPartition) -> list[tuple[JoinedSession, Decision]]:
         """Store what is to be decided of inputs that fell silent or are back; on return it is acknowledged (or has failed)."""
         state, topics = self._runtime.names.of("state"), self._operator().inputs
         if not partition.due(dict.fromkeys(topics, True)):
@@ -332,9 +349,8 @@ class Commits:
         limits = await self._runtime.read_back.limits([TopicPartition(topic, partition.number) for topic in topics])
         due = partition.due({tp.topic: partition.is_read(tp.topic, end) for tp, (_, end) in limits.items()})
         for session, decision in due:
-            value = json.dumps(decisions_to_json([*partition.decisions.get(session.name, ()), decision])).encode()
-            record = Outgoing(self.decisions_key(session.name), value, [self.life(partition.state_end)])
-            self._outbox.put(state, partition.number, [record])
+            decisions = [*partition.decisions.get(session.name, ()), decision]
+            self._outbox.put(state, partition.number, [self._decisions(partition, session.name, decisions)])
         await self._outbox.settled(state)
         return due
 
@@ -346,14 +362,20 @@ class Commits:
         """The header of a snapshot of this life, which found that ``kymo.state`` ended there."""
         return LIFE, b"%d.%d" % (state_end, self._runtime.kafka.consumer_generation_id)
 
-    def forget(self, number: int, sessions: Iterable[str]) -> None:
-        """Delete snapshots."""
-        life = self.life(self._partitions[number].state_end)
-        decided = self._partitions[number].decisions
-        keys = [self.key(name) for name in sessions] + [
-            self.decisions_key(name) for name in sessions if name in decided
+    def _decisions(self, partition: Partition, session: str, decisions: Sequence[Decision]) -> Outgoing:
+        value = decisions_to_json(decisions, partition.chain) if decisions else None
+        return Outgoing(self.decisions_key(session), value, [self.life(partition.state_end)])
+
+    def forget(self, number: int, handover: Handover) -> None:
+        """Delete what is of no use: snapshots, and decisions that were overruled, or are of sessions that are gone."""
+        partition = self._partitions[number]
+        records = [
+            Outgoing(self.key(name), None, [self.life(partition.state_end)])
+            for name in (*handover.gone, *handover.odd_snapshots)
         ]
-        records = [Outgoing(key, None, [life]) for key in keys]
+        decisions = getattr(partition, "decisions", {})
+        names = {*handover.overruled, *(handover.decisions.keys() & set(handover.gone))}
+        records += [self._decisions(partition, name, decisions.get(name, ())) for name in sorted(names)]
         self._outbox.put(self._runtime.names.of("state"), number, records)
 
     async def commit_offsets(self) -> None:
@@ -361,7 +383,7 @@ class Commits:
         offsets = dict[TopicPartition, OffsetAndMetadata]()
         for partition in self._partitions.values():
             for topic, (offset, floor) in partition.committable().items():
-                metadata = note(floor, partition.topic_id(topic))
+                metadata = note(floor, partition.topic_id(topic), self.life(partition.state_end)[1].decode())
                 offsets[TopicPartition(topic, partition.number)] = OffsetAndMetadata(offset, metadata)
         await self.commit(offsets)
         for tp, committed in offsets.items():

@@ -3,10 +3,15 @@
 What a window rests on lies at offsets of several topics, and in what was decided of inputs that fell silent. So only a snapshot says what
 was taken: until it is stored, the first offset of each topic behind the one before holds the commit, and what was published since is read
 back from where the outputs stood when the first thing was taken that is in no snapshot, be it a record or a decision.
+
+An input is given up once its topic is read to its end, nothing has come for `lateness_s` of wall time, and the others are so far ahead.
+From then on nothing waits for it; the others stay so far ahead, lest what it has kept is late when it comes back, until it was silent for
+`idle_s`. Where none is left that goes on, and some have ended, those that are silent are taken to have ended, too.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -14,15 +19,20 @@ from functools import partial
 from typing import Any
 
 from kymo.models.serving.outputs import Marks, Output
-from kymo.models.serving.sessions import GivenOutput, Session
-from kymo.models.serving.snapshots import Floor, SessionSnapshot
-from kymo.processors.join import Decision, JoinStage, Wait
+from kymo.models.serving.partition import Partition, Pending
+from kymo.models.serving.sessions import GivenOutput, Session, TopicId, same_topic
+from kymo.models.serving.snapshots import Floor, Handover, SessionSnapshot, lowest
+from kymo.processors.chain import Chain
+from kymo.processors.join import Decision, JoinStage
+from kymo.processors.spec import chain_digest
 from kymo.processors.windows import WindowStage
 from kymo.streams.chunk import Chunk
 from kymo.streams.errors import MessageError
+from kymo.streams.messages import read_object
 
 #: Records taken, and seconds since the first of them, after which a session is stored.
 SNAPSHOT_THINGS, SNAPSHOT_S = 2_000, 30.0
+_AT_ONCE_S = 1e18
 
 
 @dataclass(slots=True, frozen=True)
@@ -31,6 +41,7 @@ class Patience:
 
     topic: str  # that it comes on
     lateness_s: float  # that the others may be ahead of it, and that nothing may have come
+    idle_s: float = 60.0  # silent for longer, it is not expected back
 
 
 class JoinedSession(Session):
@@ -46,7 +57,7 @@ class JoinedSession(Session):
         self._came_s: dict[str, float] = {}  # by branch, when something last came
         self._things = 0  # taken since the snapshot
         self._since_s = 0.0
-        self._awake_s = math.inf  # when this life first took something of it
+        self.awake_s = math.inf  # when this life first knew of it
 
     @property
     def join(self) -> JoinStage:
@@ -57,13 +68,15 @@ class JoinedSession(Session):
 
     def touch(self, floor: Callable[[], Floor], now_s: float, count: int) -> None:
         self.touched_s = now_s
-        self._awake_s = min(self._awake_s, now_s)
         if not self._changed:
             self._changed, self.floor, self._since_s, self._things = True, floor(), now_s, 0
         self._things += count
 
     def is_new(self, topic: str, offset: int) -> bool:
         return offset > self.upto.get(topic, -1)
+
+    def binds(self, chunk: Chunk, topic: str) -> bool:
+        return True
 
     def expects(self, chunk: Chunk) -> bool:
         """Whether a chunk need not be looked at alone: each input counts its own."""
@@ -75,11 +88,7 @@ class JoinedSession(Session):
             self._came_s[branch.stream] = self.touched_s
         self.upto[topic] = places[-1][1]
         self._held.setdefault(topic, places[0][1])
-        outputs: list[Output] = self.stage.push(chunk)
-        if self.join.over and not self.ended:
-            outputs += self.stage.flush()
-            self.ended = True
-        return self._give(outputs)
+        return self._give(self.stage.push(chunk))
 
     def decide(self, decision: Decision) -> list[Output]:
         """Hear of a decision that is stored; outputs that became whole by it."""
@@ -87,6 +96,9 @@ class JoinedSession(Session):
         return self._give(self.stage.decide(decision))
 
     def _give(self, outputs: list[Output]) -> list[Output]:
+        if self.join.over and not self.ended:
+            outputs += self.stage.flush()
+            self.ended = True
         outputs = [output for output in outputs if output.start_index > self.given_to]  # type: ignore[union-attr]
         if outputs:
             self._given_outputs.extend(GivenOutput(self._outputs.place(output), 0) for output in outputs)
@@ -95,33 +107,46 @@ class JoinedSession(Session):
 
     def due(
         self, patience: Mapping[str, Patience], marks: Marks, is_read: Mapping[str, bool], now_s: float
-    ) -> list[Decision]:
-        """What is to be decided now: inputs that fell silent while the others went on, and those that are back."""
-        decisions = list[Decision]()
-        for wait in self.join.waits() if not self.ended else ():
-            policy = patience[wait.stream]
-            silent_s = now_s - self._came_s.get(wait.stream, self._awake_s)
-            if wait.back is not None:
-                decisions.append(Decision(wait.stream, wait.since, max(wait.back, self._published_end(marks))))
-            elif (
-                self._is_late(wait, policy)
-                and wait.tick is not None
-                and is_read.get(policy.topic, False)
-                and silent_s >= policy.lateness_s
-            ):
-                decisions.append(Decision(wait.stream, wait.tick))
-        return decisions
+    ) -> Decision | None:
+        """What is to be decided first."""
+        waits, silent_s = self.join.waits() if not self.ended else [], dict[str, float]()
+        for wait in waits:
+            came_s = self._came_s.get(wait.stream, self.awake_s)
+            silent_s[wait.stream] = now_s - came_s if is_read.get(patience[wait.stream].topic) else -math.inf
+        silent = {stream for stream, s in silent_s.items() if s >= patience[stream].lateness_s}
+        over = len(silent) == len(waits) < len(self.join.spec.branches)
+        for wait in waits:
+            name, policy, since = wait.stream, patience[wait.stream], wait.since
+            start = wait.tick if since is None else since
+            lateness, idle = policy.lateness_s * self.join.spec.ticks, silent_s[name] >= policy.idle_s
+            if since is not None and wait.back is not None:
+                return Decision(name, since, max(wait.back, self._published_end(marks)))
+            if start is None or name not in silent:
+                continue
+            if over:
+                return Decision(name, start, origin_ns=wait.origin_ns, ends=True)
+            if wait.newest - start >= lateness if since is None else wait.behind and idle:
+                return Decision(name, start, origin_ns=wait.origin_ns, behind=0 if idle else math.ceil(lateness))
+        return None
 
     def _published_end(self, marks: Marks) -> int:
         """Where the newest window ends that an earlier life has published: what it says of its ticks stands."""
         return max((start + self._window_length for start, _ in marks), default=0)
 
-    def _is_late(self, wait: Wait, policy: Patience) -> bool:
-        return wait.tick is not None and wait.newest - wait.tick >= policy.lateness_s * float(self.join.spec.ticks)
+    def _lags_s(self) -> dict[str, float]:
+        """By input, how far the others are ahead of it, where that may have something decided although nothing comes."""
+        waits = self.join.waits() if not self.ended else []
+        some_ended, lags_s = len(waits) < len(self.join.spec.branches), dict[str, float]()
+        for wait in waits:
+            at_once = some_ended or wait.back is not None or wait.behind > 0
+            if at_once or wait.tick is not None:
+                lag_s = float((wait.newest - (wait.tick or 0)) / self.join.spec.ticks)
+                lags_s[wait.stream] = _AT_ONCE_S if at_once else lag_s
+        return lags_s
 
     def waits(self, patience: Mapping[str, Patience]) -> bool:
         """Whether a decision may be due although nothing comes any more."""
-        return not self.ended and any(self._is_late(wait, patience[wait.stream]) for wait in self.join.waits())
+        return _are_due(self._lags_s(), patience)
 
     @property
     def _window_length(self) -> int:
@@ -132,7 +157,7 @@ class JoinedSession(Session):
 
     def must_snapshot(self) -> bool:
         old = self._things >= SNAPSHOT_THINGS or self.touched_s - self._since_s >= SNAPSHOT_S
-        return self._changed and (self.ended or self.irregular or old)
+        return self._changed and (self.ended or old)
 
     @property
     def unsettled(self) -> bool:
@@ -151,39 +176,159 @@ class JoinedSession(Session):
         return False
 
     def snapshot(
-        self, published: Iterable[tuple[tuple[int, str], str]] = (), topic_id: str = ""
+        self, published: Iterable[tuple[tuple[int, str], str]] = (), topic_id: TopicId = lambda _: ""
     ) -> partial[SessionSnapshot]:
         by_mark = dict(published)
         ahead = self._outputs.ahead(by_mark, self.given_to)
         meta: dict[str, Any] = {"upto": dict(self.upto), "memory": self.memory, "given_to": self.given_to}
         meta |= {"published": sorted((*mark, by_mark[mark]) for mark in ahead), "decided": self.decided}
-        front = {"chain": self._chain, "topic": "", "topic_id": topic_id, "upto": 0, "open": 0, "ended": self.ended}
+        meta |= {"topic_ids": {topic: topic_id(topic) for topic in self.upto}, "lags_s": self._lags_s()}
+        front = {"chain": self._chain, "topic": "", "topic_id": "", "upto": 0, "open": 0, "ended": self.ended}
         return partial(SessionSnapshot.of, front, meta, [stage.snapshot() for stage in self.stage.stages])
 
     def stored(self, whole: bool = True) -> None:
         self.stored_upto, self._whole = 0, whole
         self._given_outputs.clear()
-        self._held, self._changed, self.floor, self.irregular = {}, False, None, False
+        self._held, self._changed, self.floor = {}, False, None
 
-    def _restore(self, snapshot: SessionSnapshot, same_topic: bool) -> None:
-        if self.reads_again(snapshot):
+    def begin_anew(self) -> None:
+        self.stage, self.memory, self.decided = self.stage.spec.build(), [], 0
+
+    def _restore(self, snapshot: SessionSnapshot, topic_id: TopicId) -> None:
+        meta = snapshot.meta
+        ids = meta["topic_ids"]
+        self.upto = {str(t): int(n) for t, n in meta["upto"].items() if same_topic(str(ids[t]), topic_id(t))}
+        self.published = {(int(start), str(head)): str(*bundle) for start, head, *bundle in meta["published"]}
+        self.given_to, self.ended = int(meta["given_to"]), snapshot.ended
+        if snapshot.chain != self._chain:
             raise MessageError(
                 "its recipe's chain has changed, and what several inputs have in common is not read again"
             )
-        meta = snapshot.meta
-        self.published = {(int(start), str(head)): str(*bundle) for start, head, *bundle in meta["published"]}
-        self.memory, self.given_to, self.ended = list(meta["memory"]), int(meta["given_to"]), snapshot.ended
-        self.upto = {str(topic): int(offset) for topic, offset in meta["upto"].items()}
-        self.decided, self.stored_upto, self._whole = int(meta["decided"]), 0, True
+        if not snapshot.memory:
+            raise MessageError("what it held did not fit into a snapshot")
         for stage, part in zip(self.stage.stages, snapshot.stages(), strict=True):
             stage.restore(part)
+        self.memory, self.decided, self.stored_upto, self._whole = list(meta["memory"]), int(meta["decided"]), 0, True
 
 
-def decisions_to_json(decisions: Sequence[Decision]) -> list[list[Any]]:
-    """Decisions as JSON values; :func:`decisions_from_json` reads them back."""
-    return [list(astuple(decision)) for decision in decisions]
+def _are_due(lags_s: Mapping[str, float], patience: Mapping[str, Patience]) -> bool:
+    return any(lag_s >= patience[name].lateness_s for name, lag_s in lags_s.items() if name in patience)
 
 
-def decisions_from_json(values: Sequence[Sequence[Any]]) -> list[Decision]:
-    """What :func:`decisions_to_json` was given."""
-    return [Decision(*value) for value in values]
+class JoinedPartition(Partition):
+    """The sessions of one partition, of a chain that joins several inputs."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        #: By branch, how long it is waited for.
+        self.patience: Mapping[str, Patience] = {}
+        self.decisions: dict[str, list[Decision]] = {}  # by session, what is stored of its inputs
+        self._waiting = dict[JoinedSession, None]()  # of these something may be due although nothing comes
+        self._told: dict[str, tuple[int, Floor]] = {}  # what was last to be committed
+
+    def load(self, handover: Handover) -> list[Pending]:
+        self.decisions = {name: made for name, made in handover.decisions.items() if name not in handover.gone}
+        super().load(handover)
+        pending = list[Pending]()
+        for name in self._asleep | self.decisions:
+            stored, decisions = self._asleep.get(name), self.decisions.get(name, [])
+            decided, lags_s = (stored.meta.get("decided", 0), stored.meta.get("lags_s", {})) if stored else (0, {})
+            if decided < len(decisions) or _are_due(lags_s, self.patience):
+                session = self._wake(name, "")
+                for decision in decisions[session.decided :]:
+                    session.touch(lambda: handover.start, self._now_s(), 0)  # what comes of it may be published already
+                    pending += self._hear(session, decision)
+        return pending
+
+    def _session(self, name: str, takes_from: int) -> JoinedSession:
+        return JoinedSession(name, self.chain.build(), self._outputs, self._digest, takes_from)
+
+    def _instead(self, session: Session, takes_from: int) -> Session:
+        session.begin_anew()
+        return session
+
+    def _wake(self, name: str, topic: str) -> JoinedSession:
+        session = super()._wake(name, topic)
+        assert isinstance(session, JoinedSession)
+        session.awake_s, self._waiting[session] = self._now_s(), None
+        if session.stored_upto < 0:
+            self._tell_all(session)
+        return session
+
+    def _begin_anew(self, session: Session) -> None:
+        super()._begin_anew(session)
+        assert isinstance(session, JoinedSession)
+        self._tell_all(session)
+
+    def _tell_all(self, session: JoinedSession) -> None:
+        """Have a session that begins anew hear what was decided of it: nothing has come yet that could leave."""
+        for decision in self.decisions.get(session.name, ()):
+            session.decide(decision)
+
+    def due(self, is_read: Mapping[str, bool]) -> list[tuple[JoinedSession, Decision]]:
+        """What is to be stored and then heard by :meth:`decide`; `is_read` says which topics are read to their end."""
+        now_s, due = self._now_s(), list[tuple[JoinedSession, Decision]]()
+        candidates, self._waiting = self._touched | self._waiting, {}
+        for session in candidates:
+            if not isinstance(session, JoinedSession) or session.name not in self.sessions:
+                continue
+            if session.waits(self.patience):
+                self._waiting[session] = None
+            decision = session.due(self.patience, self.published.get(session.name, {}), is_read, now_s)
+            if decision is not None:
+                due.append((session, decision))
+        return due
+
+    def stored(self, session: Session, snapshot: SessionSnapshot | None) -> None:
+        assert isinstance(session, JoinedSession)
+        self._waiting[session] = None
+        super().stored(session, snapshot)
+
+    def is_read(self, topic: str, end: int) -> bool:
+        """Whether all that stands before an offset is taken."""
+        return self._position(topic) >= end
+
+    def decide(self, session: JoinedSession, decision: Decision) -> list[Pending]:
+        """Hear of a decision that is stored and acknowledged."""
+        self.decisions.setdefault(session.name, []).append(decision)
+        return self._hear(session, decision)
+
+    def _hear(self, session: JoinedSession, decision: Decision) -> list[Pending]:
+        session.touch(self._floor, self._now_s(), 1)
+        self._touched[session] = None
+        self._stored.pop(session.name, None)
+        return self._to_publish(session, session.decide(decision))
+
+    def mark(self, topic: str, offset: int) -> None:
+        """Nothing: each session knows its own floor."""
+
+    def _keeps(self, session: Session) -> bool:
+        assert isinstance(session, JoinedSession)
+        return session.waits(self.patience)
+
+    def committable(self) -> dict[str, tuple[int, Floor]]:
+        """All topics with one floor, whenever one of them or the floor has changed: none may keep an old note."""
+        holds = self._update_holds()
+        self._touched = {session: None for session in self._touched if session.unsettled}
+        floors = [session.floor for session in self._touched if isinstance(session, JoinedSession) and session.floor]
+        floor, out = lowest([self._floor(), *floors]), dict[str, tuple[int, Floor]]()
+        for topic in self.next_offset:
+            out[topic] = min((self._position(topic), *holds.get(topic, {}).values())), floor
+        changed, self._told = out != self._told, out
+        return out if changed else {}
+
+
+def decisions_to_json(decisions: Sequence[Decision], chain: Chain) -> bytes:
+    """A message that says what was decided of a session's inputs; their ticks are those of the chain's join."""
+    told = {"join": chain_digest("", chain.specs[0]), "decisions": [astuple(decision) for decision in decisions]}
+    return json.dumps(told).encode()
+
+
+def decisions_from_json(value: bytes, chain: Chain) -> list[Decision]:
+    """What :func:`decisions_to_json` was given; none where another join's ticks are meant."""
+    told = read_object(value)
+    try:
+        decisions = [Decision(*decision) for decision in told["decisions"]]
+        return decisions if told["join"] == chain_digest("", chain.specs[0]) else []
+    except (KeyError, TypeError) as error:
+        raise MessageError(f"these are no decisions ({error!r})") from None

@@ -9,18 +9,16 @@ What a commit costs depends on the sessions that something happened to since the
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from kymo.models.serving.joined import JoinedSession, Patience
 from kymo.models.serving.outputs import Events, Marks, Output, Outputs, outputs_of, taken_chain
-from kymo.models.serving.sessions import ChunkRun, Listener, Session
-from kymo.models.serving.snapshots import Floor, Handover, SessionSnapshot, lowest
+from kymo.models.serving.sessions import ChunkRun, Listener, Session, same_topic
+from kymo.models.serving.snapshots import Floor, Handover, SessionSnapshot
 from kymo.processors.chain import Chain
-from kymo.processors.join import Decision, Join
 from kymo.streams.budget import PACKED
 from kymo.streams.chunk import Chunk, Format, Header
 from kymo.streams.codec import ChunkCodec
@@ -88,12 +86,9 @@ class Partition:
         self.damaged: dict[str, str] = {}
         self._asleep: dict[str, SessionSnapshot] = {}  # of sessions that are not loaded
         self._stored: dict[str, SessionSnapshot] = {}  # of those that are, and have taken nothing since
-        #: By branch of a chain of several inputs, how long it is waited for.
-        self.patience: Mapping[str, Patience] = {}
-        self.decisions: dict[str, list[Decision]] = {}  # by session, what is stored of its inputs
         self.listen: Callable[[], Listener] | None = None  # what makes a listener for a new session
         self._codec = ChunkCodec()
-        self._digest, self._joined = chain.digest(learned=False), isinstance(chain.specs[0], Join)
+        self._digest = chain.digest(learned=False)
         self._outputs, self._takes = outputs or outputs_of(chain, Events("")), taken_chain(chain)
         self._verdicts: dict[int, tuple[Header, bool]] = {}
         self._handover = Handover()
@@ -109,7 +104,7 @@ class Partition:
         self._holds: dict[str, dict[Session, int]] = {}  # by topic, what the others need
 
     def load(self, handover: Handover) -> list[Pending]:
-        """Take over from an earlier life; give what became whole by decisions that no snapshot knows of."""
+        """Take over from an earlier life; give what is whole although nothing has come."""
         self._handover, self.published = handover, handover.published
         self.end, self.state_end = handover.end, handover.state_end
         self.next_offset, self._asleep = dict(handover.next_offset), dict(handover.snapshots)
@@ -133,54 +128,11 @@ class Partition:
         for name in self._asleep.keys() & handover.published.keys() if self._outputs.kinds else ():
             with suppress(TypeError, ValueError):  # a damaged one is told of when its session wakes
                 self._wake_if_behind(name, handover.published[name])
-        self.decisions, pending = handover.decisions, list[Pending]()
-        for name, decisions in handover.decisions.items():
-            # It has ended, or the recipe takes other inputs by now.
-            if name in handover.gone or not self._knows(decisions):
-                continue
-            stored = self._asleep.get(name)
-            if stored is None or stored.meta.get("decided", 0) < len(decisions):
-                session = self._wake(name, "")
-                assert isinstance(session, JoinedSession)
-                session.touch(lambda: handover.start, self._now_s(), 0)  # what comes of these may be published already
-                for decision in decisions[session.decided :]:
-                    pending += self._decide(session, decision)
-        return pending
-
-    def _knows(self, decisions: Sequence[Decision]) -> bool:
-        """Whether decisions are of inputs that the chain has."""
-        first = self.chain.specs[0]
-        known = {branch.stream for branch in first.branches} if isinstance(first, Join) else set()
-        return {decision.stream for decision in decisions} <= known
-
-    def is_read(self, topic: str, end: int) -> bool:
-        """Whether all that stands before an offset is taken."""
-        return self._position(topic) >= end
-
-    def due(self, is_read: Mapping[str, bool]) -> list[tuple[JoinedSession, Decision]]:
-        """What is to be stored and then heard by :meth:`decide`; `is_read` says which topics are read to their end."""
-        now_s = self._now_s()
-        return [
-            (session, decision)
-            for session in self.sessions.values()
-            if isinstance(session, JoinedSession)
-            for decision in session.due(self.patience, self.published.get(session.name, {}), is_read, now_s)[:1]
-        ]
-
-    def decide(self, session: JoinedSession, decision: Decision) -> list[Pending]:
-        """Hear of a decision that is stored and acknowledged."""
-        self.decisions.setdefault(session.name, []).append(decision)
-        return self._decide(session, decision)
-
-    def _decide(self, session: JoinedSession, decision: Decision) -> list[Pending]:
-        session.touch(self._floor, self._now_s(), 1)
-        self._touched[session] = None
-        self._stored.pop(session.name, None)
-        return self._to_publish(session, session.decide(decision))
+        return []
 
     def _floor(self) -> Floor:
         """Where the outputs stand at the earliest of what is taken now, whichever topic it comes from."""
-        again = any(offset < self._handover.input_end.get(topic, 0) for topic, offset in self.next_offset.items())
+        again = any(self._position(topic) < self._handover.input_end.get(topic, 0) for topic in self.next_offset)
         return self._handover.start if again else self.end
 
     def _wake_if_behind(self, name: str, marks: Marks) -> None:
@@ -202,8 +154,7 @@ class Partition:
             self._wake(name, topic).hold_until_stored(self._handover.next_offset[topic] - 1)
 
     def _same_topic(self, snapshot: SessionSnapshot) -> bool:
-        topic_id = self.topic_id(snapshot.topic)
-        return not topic_id or not snapshot.topic_id or topic_id == snapshot.topic_id
+        return same_topic(snapshot.topic_id, self.topic_id(snapshot.topic))
 
     def topic_id(self, topic: str) -> str:
         """Kafka's id of an input topic; empty where it is not known."""
@@ -275,15 +226,10 @@ class Partition:
             session = self._wake(chunk.session, topic)
         if not session.is_new(topic, offset):
             return None
-        if self._joined:
-            return session
-        if session.stream != chunk.stream:
-            if session.stream:  # two places of one kind: the first one feeds the recipe
-                self.counts["unmatched"] += 1
-                session.note_other_place()
-                self._touched[session] = None
-                return None
-            session.stream, session.topic = chunk.stream, topic
+        if session.stream != chunk.stream and not session.binds(chunk, topic):
+            self.counts["unmatched"] += 1
+            self._touched[session] = None
+            return None
         return session
 
     def _push(self, run: ChunkRun, reject: Reject) -> Iterator[list[Pending]]:
@@ -303,7 +249,7 @@ class Partition:
             except Exception as error:  # no record may end a worker, again at every start
                 self.damaged[session.name] = f"{type(error).__name__}: {error}"
                 self._refuse(run, self.damaged[session.name], reject)
-                session.stage, session.irregular = self.chain.build(), True
+                self._begin_anew(session)
                 break
             self._listen(session, chunk)
             counts = session.stage.take_counts()
@@ -313,6 +259,9 @@ class Partition:
             yield self._to_publish(session, outputs)
         self._pushing = None
         self._runs.pop(session.name, None)
+
+    def _begin_anew(self, session: Session) -> None:
+        session.begin_anew()
 
     def _listen(self, session: Session, chunk: Chunk) -> None:
         """Have a new session's first samples judged, until that is done."""
@@ -371,12 +320,12 @@ class Partition:
             session.listener = self.listen() if self.listen is not None else None
         else:
             try:
-                session.restore(snapshot, self._same_topic(snapshot))
+                session.restore(snapshot, self.topic_id)
                 if session.unchanged:
                     self._stored[name] = snapshot
             except MessageError as error:
                 self.damaged[name] = str(error)
-                session = self._session(name, takes_from)
+                session = self._instead(session, takes_from)
         if session.published:
             self.published.setdefault(name, {}).update(session.published)
         self.sessions[name] = session
@@ -384,8 +333,11 @@ class Partition:
         return session
 
     def _session(self, name: str, takes_from: int) -> Session:
-        kind = JoinedSession if self._joined else Session
-        return kind(name, self.chain.build(), self._outputs, self._digest, takes_from)
+        return Session(name, self.chain.build(), self._outputs, self._digest, takes_from)
+
+    def _instead(self, session: Session, takes_from: int) -> Session:
+        """What takes the place of a session whose snapshot is of no use."""
+        return self._session(session.name, takes_from)
 
     def acknowledge(self, pending: Pending) -> None:
         """An event of a window is published and acknowledged (or the window needs none)."""
@@ -438,7 +390,7 @@ class Partition:
                 self._unload(session)
             elif session.behind and (session.must_snapshot() or session in quiet or session in late):
                 published = self.published.get(session.name, {}).items()
-                due.append((session, make := session.snapshot(published, self.topic_id(session.topic))))
+                due.append((session, make := session.snapshot(published, self.topic_id)))
                 size += sum(map(len, make.args[-1]))  # the memories of its stages
             elif session.can_withdraw(self._restart(session.topic)):
                 due.append((session, None))
@@ -456,15 +408,17 @@ class Partition:
             self._unload(session)
 
     def _unload(self, session: Session) -> None:
-        if session.name in self._runs:  # it goes on at once
-            return
-        if isinstance(session, JoinedSession) and session.waits(self.patience):
+        if session.name in self._runs or self._keeps(session):
             return
         self._asleep[session.name] = self._stored.pop(session.name)
         del self.sessions[session.name]
         self._touched.pop(session, None)
         for holds in self._holds.values():
             holds.pop(session, None)
+
+    def _keeps(self, session: Session) -> bool:
+        """Whether a session may give something although nothing comes."""
+        return False
 
     def committed(self, topic: str, offset: int) -> None:
         """The broker has the commit: a restart begins there."""
@@ -481,8 +435,6 @@ class Partition:
         """By topic, where it changed: the offset that may be committed, and where to begin to read the outputs back from there."""
         holds, out = self._update_holds(), {}
         self._touched = {session: None for session in self._touched if session.unsettled}
-        joined = (session for session in self._touched if isinstance(session, JoinedSession))
-        floors_of_joined = [session.floor for session in joined if session.floor is not None]
         for topic in self.next_offset:
             offset = min((self._position(topic), *holds.get(topic, {}).values()))
             # What a session reads again takes no commit back: what comes of it stands behind the last one's floor.
@@ -496,6 +448,4 @@ class Partition:
             else:  # not read from yet: what an earlier life read of it has its events from that life's mark on
                 unread = offset < self._handover.input_end.get(topic, 0)
                 out[topic] = (offset, self._handover.start if unread else self.end)
-        if floors_of_joined:
-            out = {topic: (offset, lowest([floor, *floors_of_joined])) for topic, (offset, floor) in out.items()}
         return out

@@ -44,8 +44,15 @@ class GivenOutput:
     open: bool = True
 
 
+#: Kafka's id of an input topic, by its name; empty where it is not known.
+TopicId = Callable[[str], str]
 #: Told of a new session's chunks: why they are doubtful, empty where they are not, None while that is not known.
 Listener = Callable[[Chunk], str | None]
+
+
+def same_topic(stored_id: str, topic_id: str) -> bool:
+    """Whether offsets that were kept of a topic are of the one that stands there now."""
+    return not stored_id or not topic_id or stored_id == topic_id
 
 
 class Session:
@@ -87,6 +94,14 @@ class Session:
     def is_new(self, topic: str, offset: int) -> bool:
         """Whether a record of a topic is not in the session yet."""
         return offset >= self.takes_from
+
+    def binds(self, chunk: Chunk, topic: str) -> bool:
+        """Whether a chunk of another stream than the session's is to be taken: the first one's, of two places of one kind."""
+        if self.stream:
+            self.note_other_place()
+            return False
+        self.stream, self.topic = chunk.stream, topic
+        return True
 
     def expects(self, chunk: Chunk) -> bool:
         """Whether a chunk is the next one; another is looked at alone, and counted."""
@@ -234,7 +249,7 @@ class Session:
         return whole and self._needs() >= first_index and committed >= offset
 
     def snapshot(
-        self, published: Iterable[tuple[tuple[int, str], str]] = (), topic_id: str = ""
+        self, published: Iterable[tuple[tuple[int, str], str]] = (), topic_id: TopicId = lambda _: ""
     ) -> partial[SessionSnapshot]:
         """All of the session, as what makes the snapshot in any thread; only while no window is pending."""
         by_mark = dict(published)
@@ -249,7 +264,7 @@ class Session:
             (entry for entry in self._ledger if entry[0] > needs or entry is self._ledger[-1]),
             (self._seen, self.takes_from, self._seen),
         )
-        front = {"chain": self._chain, "topic": self.topic, "topic_id": topic_id, "upto": self.last_offset}
+        front = {"chain": self._chain, "topic": self.topic, "topic_id": topic_id(self.topic), "upto": self.last_offset}
         front |= {"open": oldest, "ended": self.ended}
         return partial(SessionSnapshot.of, front, meta, [stage.snapshot() for stage in self.stage.stages])
 
@@ -269,16 +284,20 @@ class Session:
         """Whether it could go on from a snapshot only by reading again what is open."""
         return not snapshot.ended and (snapshot.chain != self._chain or not snapshot.memory)
 
-    def restore(self, snapshot: SessionSnapshot, same_topic: bool = True) -> None:
-        """Become what :meth:`snapshot` was taken of."""
+    def restore(self, snapshot: SessionSnapshot, topic_id: TopicId = lambda _: "") -> None:
+        """Become what :meth:`snapshot` was taken of; `topic_id` says which topics stand there now."""
         try:
-            self._restore(snapshot, same_topic)
+            self._restore(snapshot, topic_id)
         except MessageError:
             raise
         except Exception as error:  # whatever stands there was written by somebody
             raise MessageError(f"a snapshot is damaged ({type(error).__name__}: {error})") from error
 
-    def _restore(self, snapshot: SessionSnapshot, same_topic: bool) -> None:
+    def begin_anew(self) -> None:
+        """Forget what the chain has seen."""
+        self.stage, self.irregular = self.stage.spec.build(), True
+
+    def _restore(self, snapshot: SessionSnapshot, topic_id: TopicId) -> None:
         meta = snapshot.meta
         self.published = {(int(start), str(head)): str(*bundle) for start, head, *bundle in meta.get("published", ())}
         self.stream, self.topic, self.ended = str(meta["stream"]), snapshot.topic, snapshot.ended
@@ -302,7 +321,7 @@ class Session:
             self.takes_from, self.last_offset, self._seen = snapshot.upto + 1, snapshot.upto, int(meta.get("seen", 0))
             oldest = snapshot.open if snapshot.open >= 0 else snapshot.upto
             self._ledger.append((self._seen, oldest, int(meta.get("open_seen", 0))))
-        if same_topic:
+        if same_topic(snapshot.topic_id, topic_id(snapshot.topic)):
             self.stored_upto, self._whole = snapshot.upto, not self.reads_again(snapshot)
         else:
             # Only a new snapshot can stand for anything of the new topic.

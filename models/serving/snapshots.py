@@ -140,6 +140,7 @@ class Handover:
     input_end: dict[str, int] = field(default_factory=dict)
     topic_ids: dict[str, str] = field(default_factory=dict)  # by input topic, Kafka's id of it
     decisions: dict[str, list[Decision]] = field(default_factory=dict)  # by session, what was stored of its inputs
+    overruled: list[str] = field(default_factory=list)  # sessions of which one that was overtaken has decided, too
 
 
 def lowest(floors: Sequence[Floor]) -> Floor:

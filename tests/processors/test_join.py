@@ -182,11 +182,16 @@ def defined(spec: Join, runs: dict[str, list[Run]], decisions: Sequence[Decision
     rate, clean = Fraction(spec.rate), {}
     for item in spec.branches:
         clean[item.stream] = run(item.chain, one_chunk_a_run(runs[item.stream]))
-    if not clean[spec.grid]:
+    first = next((d for d in decisions if d.origin_ns is not None), None)
+    order = sorted(spec.branches, key=lambda b: (b.rate == "0", b.stream != spec.grid))
+    grid = next((clean[b.stream][0] for b in order if clean[b.stream]), None)
+    if first is not None and first.origin_ns is not None:
+        origin, tick = first.origin_ns, first.start
+    elif grid is not None:
+        origin = grid.header.origin_ns if grid.times_ns is None else grid.start_ns
+        tick = math.ceil(Fraction(grid.start_ns - origin) * rate / 10**9)
+    else:
         return {}
-    grid = clean[spec.grid][0]
-    origin = grid.header.origin_ns
-    tick = math.ceil(Fraction(grid.header.time_ns(grid.first_index) - origin) * rate / 10**9)
     values, lasts = {}, [tick]
     for item in spec.branches:
         if item.rate != "0":
@@ -347,22 +352,15 @@ def decided(seed: int) -> None:
     """Inputs that fall silent, are not waited for, and come back: what leaves is what all data and the decisions define, in any order."""
     pick = random.Random(seed)
     spec, runs = joined(pick)
-    if not runs[spec.grid]:
-        return
     queues = {b.stream: deque(ended(marked(pick, cut(pick, runs[b.stream])), b)) for b in spec.branches}
     stage, items, decisions = spec.build(), list[Any](), list[Decision]()
     while any(queues.values()):
         name = pick.choice([n for n, q in queues.items() if q])
         for _ in range(min(len(queues[name]), pick.choice([1, 1, 5, 99]))):
             items += stage.push(queues[name].popleft())
-        wait = pick.choice(stage.waits())
-        if wait.back is not None and pick.random() < 0.5:
-            start = next(d.start for d in reversed(decisions) if d.stream == wait.stream)
-            decisions.append(Decision(wait.stream, start, wait.back))
-            items += stage.decide(decisions[-1])
-        elif wait.stream != spec.grid and wait.tick is not None and wait.tick < wait.newest and pick.random() < 0.3:
-            decisions.append(Decision(wait.stream, wait.tick))
-            items += stage.decide(decisions[-1])
+        if (decision := a_decision(pick, stage)) is not None:
+            decisions.append(decision)
+            items += stage.decide(decision)
     wanted = defined(spec, runs, decisions)
     assert came(items) == wanted
     again = spec.build()
@@ -371,6 +369,19 @@ def decided(seed: int) -> None:
         came(known + run_again(pick, again, [ended(marked(pick, cut(pick, runs[b.stream])), b) for b in spec.branches]))
         == wanted
     )
+
+
+def a_decision(pick: random.Random, stage: Any) -> Decision | None:
+    """Any that somebody might take now, whatever he knows."""
+    wait = pick.choice(stage.waits() or [None])
+    if wait is None or pick.random() < 0.5:
+        return None
+    about = {"behind": pick.choice([0, 0, 1, 30]), "ends": pick.random() < 0.1}
+    if wait.since is not None:
+        return Decision(wait.stream, wait.since, wait.back) if wait.back else Decision(wait.stream, wait.since, **about)
+    if wait.tick is None or wait.tick >= wait.newest:
+        return None
+    return Decision(wait.stream, wait.tick, origin_ns=wait.origin_ns, **about)
 
 
 def run_again(pick: random.Random, stage: Any, queues: list[list[Chunk]]) -> list[Any]:
