@@ -185,8 +185,10 @@ class _Gatherer:
             try:
                 stream_and_rows = rows.stream(item, several)
             except SourceError as error:
-                if not several or self._options.inputs:
+                if not several:
                     raise
+                if self._options.inputs:
+                    raise SourceError(f"stream `{item.stream}`: {error.message}", error.path, error.row) from None
                 refused = refused or error
                 notes.append(f"{item.stream}: {error.message}; read without it")
                 continue

@@ -92,6 +92,7 @@ def _by_channels(files: Sequence[File], options: ReadOptions, errors: list[Sourc
         stream = options.stream_name or ", ".join(item.stream for item in options.inputs)
         known = ", ".join(file.stream for file in files)
         wrong = f"is one recording of the streams {known}; there is no `{stream}`: name one of these, or the file"
+        wrong += "; [source] file_names can say what tells files apart" if len(options.inputs) > 1 else ""
         raise SourceError(wrong, files[0].part_of)
 
 
@@ -206,8 +207,8 @@ def _on_one_clock(
         later_ns = offset_ns(part) - offset_ns(most)
         apart_ns = max(part.start_ns + later_ns - most.end_ns, most.start_ns - part.end_ns - later_ns)
         if (part.start_ns >= _DATED_NS) != dated:
-            have, lack = ("those of this file", name) if not dated else (f"those of {name}", "this file's")
-            wrong = f"shares no time with {name}: {have} have a date, {lack} have none; give both times of one clock"
+            which = "no date, and those of that do" if dated else "a date, and those of that do not"
+            wrong = f"shares no time with {name}: its times have {which}; give both times of one clock"
             errors.append(SourceError(wrong, part.path))
         elif part is most or apart_ns < 0:
             kept.append(part)

@@ -364,7 +364,7 @@ def test_sensors_of_other_clocks_and_channels_of_one_file(tmp_path: Path) -> Non
     (tmp_path / "gyro.csv").write_text(sensor(50, 100, 0))
     with pytest.warns(
         SourceWarning,
-        match=r"gyro.csv: shares no time with acc.csv: those of acc.csv have a date, this file's have none.*; left out",
+        match=r"gyro.csv: shares no time with acc.csv: its times have no date, and those of that do.*; left out",
     ):
         recording = one(tmp_path)
     assert [stream.header.format.stream for stream in recording.streams] == ["acc"]

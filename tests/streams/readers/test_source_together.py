@@ -136,6 +136,33 @@ def test_a_folder_of_folders_and_what_is_said_of_names_that_tell_nothing(tmp_pat
     assert sorted(r.session for r in read([tmp_path / "d" / "a"], ReadOptions(inputs=FEET[:1]))) == ["left", "right"]
 
 
+def test_folders_of_two_phones_and_sensors_by_other_names(tmp_path: Path) -> None:
+    sensors = [f"{sensor}.{foot}" for sensor in ("accelerometer", "gyroscope") for foot in ("left", "right")]
+    inputs = tuple(InputOptions(stream, AXES, Fraction(50)) for stream in sensors)
+    for walk in ("w1", "w2"):
+        for stream in sensors:
+            sensor, _, foot = stream.partition(".")
+            table(tmp_path / "d" / walk / foot / f"{sensor.title()}.csv", foot, 4, NOW + (foot == "right"))
+    for pattern in ("{session}/{place}/{stream}", "{place}/{stream}"):
+        recordings = list(read([tmp_path / "d"], ReadOptions(inputs=inputs, file_names=pattern)))
+        assert [r.session for r in recordings] == ["w1", "w2"]
+        for recording in recordings:
+            begins = {s.header.format.stream: s.start_ns / 1e9 - NOW for s in recording.streams}
+            assert begins == {stream: float(stream.endswith("right")) for stream in sensors}
+    with pytest.raises(
+        SourceError,
+        match=r"is one recording of the streams accelerometer, gyroscope; .* can say what tells files apart",
+    ):
+        list(read([tmp_path / "d"], ReadOptions(inputs=inputs)))
+    # A recipe that calls sensors otherwise finds them by their channels.
+    text = table(tmp_path / "e" / "Accelerometer.csv", "left").read_text()
+    (tmp_path / "e" / "Gyroscope.csv").write_text(text.replace("ax,ay", "gx,gy"))
+    called = (InputOptions("acceleration", AXES), InputOptions("rotation", ("gx", "gy")))
+    (recording,) = read([tmp_path / "e"], ReadOptions(inputs=called))
+    assert [s.header.format.stream for s in recording.streams] == ["acceleration", "rotation"]
+    assert not any("read without it" in note for note in recording.notes)
+
+
 def test_a_session_column_says_more_than_names(tmp_path: Path) -> None:
     def third(rate: int) -> Callable[[int], str]:
         return lambda i: "uvw"[min(2, i // (rate * 4))]
@@ -198,6 +225,9 @@ def test_one_file_that_holds_both_and_one_that_lacks_channels(tmp_path: Path) ->
         SourceError, match=r"walk.csv: .*no column of stream `imu.right`: `right_ay`.*there are: timestamp, left_ax"
     ):
         list(read([path], ReadOptions(inputs=tuple(both))))
+    slow = (replace(both[0], channels=("left_ax",)), replace(both[1], channels=("left_ay",), rate_hz=Fraction(4)))
+    with pytest.raises(SourceError, match=r"walk.csv: stream `imu.right`: the times say 50 Hz, the recipe says 4 Hz"):
+        list(read([path], ReadOptions(inputs=slow)))
     with pytest.raises(SourceError, match=r"walk.csv: .*asked for: `eda` \(eda\), `bvp` \(bvp\); there are"):
         list(read([path], ReadOptions(inputs=WRIST)))
 
@@ -226,8 +256,8 @@ def test_clocks_of_one_session(
 @pytest.mark.parametrize(
     ("starts", "offset_s", "said"),
     [
-        ((NOW, 0), 0, r"bvp.csv: shares no time with eda.csv: those of eda.csv have a date, this file's have none"),
-        ((0, NOW), 0, r"bvp.csv: shares no time with eda.csv: those of this file have a date, eda.csv have none"),
+        ((NOW, 0), 0, r"bvp.csv: shares no time with eda.csv: its times have no date, and those of that do"),
+        ((0, NOW), 0, r"bvp.csv: shares no time with eda.csv: its times have a date, and those of that do not"),
         (
             (NOW, NOW - 365 * 86400),
             0,
