@@ -152,7 +152,9 @@ def _names(recording: Recording) -> set[str]:
 
 def _lacking(parts: Sequence[Recording], inputs: Sequence[InputOptions]) -> list[str]:
     """Streams that are asked for, and that none of the recordings has."""
-    kinds = {kind for part in parts for name in _names(part) for kind in (name, name.partition(".")[0])}
+    names = {name for part in parts for name in _names(part)}
+    # An exact name comes before a kind.
+    kinds = {name.partition(".")[0] for name in names - {item.stream for item in inputs}} | names
     return [item.stream for item in inputs if item.stream not in kinds]
 
 

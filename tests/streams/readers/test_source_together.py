@@ -185,6 +185,20 @@ def test_a_session_column_says_more_than_names(tmp_path: Path) -> None:
     assert [r.session for r in read([tmp_path / "x"], ReadOptions(inputs=WRIST))].count("u") == 2
 
 
+@pytest.mark.parametrize("column", [False, True])
+def test_an_exact_name_comes_before_a_kind(tmp_path: Path, column: bool) -> None:
+    inputs = (InputOptions("imu", ("gx", "gy")), InputOptions("imu.left", AXES))
+    more = {"session": "rec"} if column else {}
+    names = ("a", "b") if column else ("imu_left", "imu")
+    text = table(tmp_path / "rec" / f"{names[0]}.csv", "left", **more).read_text()
+    (tmp_path / "rec" / f"{names[1]}.csv").write_text(text.replace("ax,ay", "gx,gy"))
+    (recording,) = read([tmp_path / "rec"], ReadOptions(inputs=inputs))
+    assert {s.header.format.stream: s.header.format.channels for s in recording.streams} == {
+        "imu": ("gx", "gy"),
+        "imu.left": AXES,
+    }
+
+
 def test_labels_and_subject_of_any_one_file_hold_for_all(tmp_path: Path) -> None:
     folder = tmp_path / "rec"
     table(folder / "eda.csv", "eda", person="ann", label=lambda i: "calm" if i < 20 else "stressed", mood="low")
