@@ -45,9 +45,9 @@ _DEFAULT_STREAM = "sensor"
 class Facts(NamedTuple):
     """What a file says besides its rows."""
 
-    rate: Fraction | None = None  # samples per second
+    rate: Fraction | None = None  # samples per second; 0 of an irregular stream
     units: Mapping[str, str] = {}  # by column
-    start_ns: int = 0  # time of the first sample
+    start_ns: int = 0  # time of the first sample, or from which the times count
     source: str = "the head of the file"  # what says the rate
 
 
@@ -123,6 +123,10 @@ class ColumnRoles:
         if table.facts.rate and (self._counted or self.time is None) and not any(item.rate_hz for item in self.inputs):
             self.inputs = tuple(replace(item, rate_hz=table.facts.rate) for item in self.inputs)
             self.notes.append(f"rate {float(table.facts.rate):g} Hz, as {table.facts.source} says")
+        if table.facts.rate == 0:
+            self.inputs = tuple(
+                replace(i, rate_hz=i.rate_hz if i.rate_hz is not None else Fraction(0)) for i in self.inputs
+            )
         # Not missed is the column `label`, where no recipe may ask for it, and the recipe's own where a labels JSON has its labels.
         optional = {"label", options.label_column if options.label_key else None, *self.labels}
         absent = [name for name in options.label_columns if name not in optional]
@@ -179,7 +183,7 @@ class ColumnRoles:
 
     def _common_rate(self, rate: Fraction | None) -> Fraction | None:
         """Samples per second of all streams; None where nothing says it, or theirs differ."""
-        rates = {item.rate_hz or rate for item in requested_inputs(self._options, self._path)} or {rate}
+        rates = {item.rate_hz or rate or None for item in requested_inputs(self._options, self._path)} or {rate or None}
         return rates.pop() if len(rates) == 1 else None
 
     def _find_times(self, names: Sequence[str]) -> tuple[set[str], list[str]]:

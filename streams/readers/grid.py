@@ -274,7 +274,7 @@ class _Samples:
         if len(times) >= _LEAST and float(np.abs(exact - numbers).mean()) > _IRREGULAR:
             raise SourceError(
                 f"the times lie on no grid of {_hz(float(rate))} (they vary by more than a sample): an irregular stream, "
-                "which recipes do not take; resample it",
+                "which a recipe takes as rate_hz = 0 beside others; or resample it",
                 self._rows.path,
             )
         from_zero: Int = numbers - numbers[0]

@@ -63,9 +63,10 @@ class TableHead:
     delimiter: str  # what parts the columns; a blank where any number of them does
     names: list[str]  # of the columns; an empty one is no column
     below: list[str]  # the lines behind
-    rate: Fraction | None = None  # samples per second, where it is said
-    start_ns: int = 0  # time of the first sample, where it is said
+    rate: Fraction | None = None  # samples per second, where it is said; 0 where they have times of their own
+    start_ns: int = 0  # time of the first sample, or from which times count, where it is said
     ending: str = ""  # with which lines end besides
+    further: str = ""  # what is to be read behind each
     units: dict[str, str] = field(default_factory=dict)  # by column
     notes: list[str] = field(default_factory=list)  # what was passed over
 
@@ -81,6 +82,8 @@ class TableHead:
         """Lines with one sign between two cells."""
         if self.delimiter == _SPACES:
             return [" ".join(line.split()) + "\n" * line.endswith(("\n", "\r")) for line in lines]
+        if self.further:
+            return [line.rstrip("\r\n") + self.further + "\n" if line.strip() else line for line in lines]
         if self.ending:
             return [
                 line.rstrip("\r\n").removesuffix(self.ending) + "\n" * line.endswith(("\n", "\r")) for line in lines
@@ -150,12 +153,16 @@ def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
 def _empatica(lines: Sequence[str], first: int, path: Path | str, name: str) -> TableHead | None:
     """The head of a file whose first row is the time at which it starts and whose second one is the rate."""
     rows = [_cells(line, ",") for line in lines[first : first + 6] if line.strip()]
+    if name.lower() == "tags" and all(len(row) == 1 and _unix_unit(row[0]) == 1 for row in rows):
+        note = "its rows are the times of tags, as wristbands of Empatica write them: `tag` is 1 at each"
+        return TableHead(first, ",", ["t", "tag"], list(lines[first:]), Fraction(0), further=",1", notes=[note])
     if len(rows) < 2 or not rows[0] or not (per_second := _unix_unit(rows[0][0])):
         return None
+    start_ns = round(Fraction(rows[0][0]) * NS / per_second)
     if [cell.upper() for cell in rows[0][1:]] == ["IBI"]:
-        raise SourceError(
-            "holds the times of heart beats: an irregular stream, which recipes do not take; name another file", path
-        )
+        note = f"row {first + 1} is the start, from which beats are counted, as wristbands of Empatica write it"
+        below = list(lines[first + 1 :])
+        return TableHead(first + 1, ",", ["t", "ibi"], below, Fraction(0), start_ns, units={"ibi": "s"}, notes=[note])
     starts, rates = ({*row} for row in rows[:2])
     if len(starts) > 1 or len(rates) > 1 or len({*map(len, rows)}) > 1 or len(rows) < 3:
         return None
@@ -168,7 +175,7 @@ def _empatica(lines: Sequence[str], first: int, path: Path | str, name: str) -> 
         names, unit = (("x", "y", "z") if width == 3 else tuple(f"c{n + 1}" for n in range(width))), ""
     row = first + 1 + next(n for n, line in enumerate(lines[first + 1 :], 1) if line.strip())
     head = TableHead(row, ",", list(names), list(lines[row:]), Fraction(rate))
-    head.start_ns = round(Fraction(starts.pop()) * NS / per_second)
+    head.start_ns = start_ns
     head.units = dict.fromkeys(names, unit) if unit else {}
     head.notes.append(f"rows {first + 1} and {row} are the start and the rate, as wristbands of Empatica write them")
     return head

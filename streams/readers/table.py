@@ -222,6 +222,8 @@ class _SessionRows:
         times = [block.times_ns for block in session.blocks if block.times_ns is not None]
         self._times: Int | None = np.concatenate(times) if times else None
         self.clock_notes: list[str] = []
+        if self._times is not None and self._start_ns:
+            self._times = self._times + self._start_ns
         if roles.clock and self._times is not None:
             self._times, self.clock_notes = roles.clock.going_on(self._times, self._rows)
         session.blocks.clear()

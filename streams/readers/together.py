@@ -195,8 +195,9 @@ def together(
 def _on_one_clock(
     parts: Sequence[Recording], inputs: Sequence[InputOptions], errors: list[SourceError]
 ) -> tuple[list[Recording], list[str]]:
-    """Recordings that lie together in time, and what is assumed of their clocks."""
-    most = max(parts, key=lambda part: part.end_ns - part.start_ns)
+    """Recordings that lie together in time, and what is assumed of their clocks. An irregular stream may be silent while others go on."""
+    sparse = [part for part in parts if not any(stream.header.format.rate for stream in part.streams)]
+    most = max(parts, key=lambda part: (part not in sparse, part.end_ns - part.start_ns))
     dated, name = most.start_ns >= _DATED_NS, Path(most.path).name
     kept, moved = list[Recording](), list[str]()
 
@@ -212,7 +213,7 @@ def _on_one_clock(
             which = "no date, and those of that do" if dated else "a date, and those of that do not"
             wrong = f"shares no time with {name}: its times have {which}; give both times of one clock"
             errors.append(SourceError(wrong, part.path))
-        elif part is most or apart_ns < 0:
+        elif part is most or apart_ns < 0 or part in sparse:
             kept.append(part)
         elif dated:
             seconds = apart_ns / NS

@@ -298,11 +298,21 @@ def test_a_start_and_a_rate_in_the_place_of_names(
     assert fmt.units == ((units,) * width if units else ())
 
 
-def test_beats_and_marks_are_no_signal(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="the times of heart beats: an irregular stream"):
-        one(tmp_path / "IBI.csv", "1551453301.000000, IBI", "145.6,0.62", "146.5,0.89")
+def test_beats_and_tags_of_a_wristband_are_irregular_streams(tmp_path: Path) -> None:
+    (beats,) = one(tmp_path / "IBI.csv", "1551453301.000000, IBI", "145.6,0.62", "146.500001,0.89").streams
+    fmt = beats.header.format
+    assert (fmt.channels, fmt.units, fmt.rate) == (("ibi",), ("s",), 0)
+    assert beats.times_ns is not None
+    assert beats.times_ns.tolist() == [1_551_453_446_600_000_000, 1_551_453_447_500_001_000]
+    np.testing.assert_allclose(beats.data[:, 0], [0.62, 0.89])
+    (tags,) = one(tmp_path / "tags.csv", "1551453311.68", "1551453318.17", "1551453319.49").streams
+    assert (tags.header.format.channels, tags.header.format.rate, tags.data.tolist()) == (("tag",), 0, [[1]] * 3)
+    assert tags.times_ns is not None
+    assert tags.times_ns.tolist() == [1_551_453_311_680_000_000, 1_551_453_318_170_000_000, 1_551_453_319_490_000_000]
+    (single,) = one(tmp_path / "tags.csv", "1551453311.68").streams
+    assert single.count == 1
     with pytest.raises(SourceError, match=r"no column holds numbers .* but times or counts, so there is no signal"):
-        one(tmp_path / "tags.csv", "1551453311.68", "1551453318.17", "1551453319.49")
+        one(tmp_path / "other.csv", "1551453311.68", "1551453318.17", "1551453319.49")
 
 
 def test_a_broken_file_in_a_folder_is_left_out_and_said(tmp_path: Path) -> None:
