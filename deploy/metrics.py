@@ -48,6 +48,7 @@ COUNTS = {
     "interpolated": "Samples put into gaps that the recipe bridges",
     "not_a_number": "Samples that are NaN or infinite in some channel",
     "time_went_back": "Samples of irregular streams, left out since their time is before that of an earlier one",
+    "too_large": "JPEG images of over 1 MiB, left out",
     "segments": "Segments that sources began anew",
     "windows_with_gaps": "Windows not classified because of a gap",
     "windows_known": "Windows not classified because their events were published before a restart",

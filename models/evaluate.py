@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from kymo.models.bundle import UNKNOWN, Bundle
-from kymo.models.data.dataset import add_input, labels_of, streams_of, windows_of
+from kymo.models.data.dataset import add_input, iter_windows, labels_of, streams_of
 from kymo.models.data.examples import asked_sets, targets_of, truth_at
 from kymo.models.lengths import doubt
-from kymo.models.predict import Classifier, Memory, Predictor
+from kymo.models.predict import Classifier, Predictor, in_batches
 from kymo.models.scores import HeldHead, HeldOut, Scores
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.chunk import Window
@@ -65,7 +65,7 @@ class Judgement:
         scores = {"bundle": self.bundle.id, **self.held_out.scores(self.missed, self.missed_heads)}
         return Scores(scores, unknown_windows=self.unknown, doubts=self.doubts)
 
-    def windows(self, recipe: Recipe, recording: Recording) -> list[Window]:
+    def windows(self, recipe: Recipe, recording: Recording) -> Iterable[Window]:
         """The windows of a recording, which is noted; none where the recipe takes none of its streams."""
         if not (streams := streams_of(recording, recipe)):
             return []
@@ -73,7 +73,7 @@ class Judgement:
         self.sessions.setdefault(recording.path, []).append(recording.session)
         if why := "; ".join(filter(None, (doubt(self.bundle.lengths, stream, recipe) for stream in streams))):
             self.doubts[recording.session] = why
-        return windows_of(streams, self.bundle.chain)
+        return iter_windows(streams, self.bundle.chain)
 
     def miss(self, recipe: Recipe, recording: Recording) -> None:
         """A recording gave no window: it counts once for each of its classes, and once for each number."""
@@ -101,11 +101,14 @@ def judge_recordings(
     judgement, sets = Judgement(bundle), asked_sets(recipe)
     rows: list[tuple[str, list[float], HeadRow, str, str, int]] = []
     for read in recordings:
-        windows = judgement.windows(recipe, read)
+        batches = in_batches(judgement.windows(recipe, read))
         recording = replace(read, labels=[label for label in read.labels if label.set in sets])
-        memory: Memory = []
+        memory, count = list[Any](), 0  # what is remembered of the session, and its windows
         cover, targets_at = Cover(labels_of(recording, recipe)), targets_of(recording.labels, recipe.heads)
-        for window, (event, *more) in zip(windows, predictor.predict(windows, [memory] * len(windows)), strict=True):
+        judged = (
+            pair for some in batches for pair in zip(some, predictor.predict(some, [memory] * len(some)), strict=True)
+        )
+        for count, (window, (event, *more)) in enumerate(judged, 1):  # noqa: B007
             targets = targets_at(event.start_ns, event.end_ns)
             truth = truth_at(recipe, cover, event.start_ns, event.end_ns, targets)
             if truth is not None:
@@ -114,7 +117,7 @@ def judge_recordings(
                 rows.append((truth, row, heads, recording.session, recording.subject or "", window.start_index))
                 judgement.unknown += event.label == UNKNOWN
                 on_window(JudgedWindow(recording, window, event, truth, heads))
-        if not windows:
+        if not count:
             judgement.miss(recipe, recording)
     if not rows and not judgement.missed:
         raise TrainingError("no recording has a label that covers a window; check [labels] and the labels in the data")

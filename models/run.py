@@ -16,7 +16,7 @@ from itertools import chain
 from kymo.models.bundle import UNKNOWN
 from kymo.models.data.dataset import chunks_of, streams_of, why_not
 from kymo.models.lengths import doubt
-from kymo.models.predict import BatchClassifier, Memory, Predictor
+from kymo.models.predict import BatchClassifier, Memory, Predictor, in_batches
 from kymo.processors.chain import ChainStage
 from kymo.processors.recipe.fusion import FusionRecipe
 from kymo.processors.recipe.load import Recipe
@@ -26,7 +26,6 @@ from kymo.streams.events import Event
 from kymo.streams.recording import Recording, StreamData
 from kymo.streams.words import NS, many
 
-BATCH_WINDOWS = 64
 CHUNK_MS = 100
 
 
@@ -158,7 +157,8 @@ def _session(
     before = report.events
     stage = predictor.bundle.chain.build()
     memory: Memory = []
-    for windows in _batches(stage, chunks_of(streams, predictor.bundle.chain, Fraction(chunk_ms, 1000))):
+    chunks = chunks_of(streams, predictor.bundle.chain, Fraction(chunk_ms, 1000))
+    for windows in in_batches(_windows(stage, chunks)):
         predicted = predictor.predict(windows, [memory] * len(windows))
         emitted_ns = time.time_ns()
         for event in chain.from_iterable(predicted):
@@ -171,16 +171,10 @@ def _session(
         report.silent[streams[0].header.session] = _why_silent(recipe, streams, counts["windows_with_gaps"])
 
 
-def _batches(stage: ChainStage, chunks: Iterable[Chunk]) -> Iterator[list[Window]]:
-    waiting: list[Window] = []
+def _windows(stage: ChainStage, chunks: Iterable[Chunk]) -> Iterator[Window]:
     for chunk in chunks:
-        waiting += stage.push(chunk)
-        while len(waiting) >= BATCH_WINDOWS:
-            yield waiting[:BATCH_WINDOWS]
-            del waiting[:BATCH_WINDOWS]
-    waiting += stage.flush()
-    if waiting:
-        yield waiting
+        yield from stage.push(chunk)
+    yield from stage.flush()
 
 
 def check_matched(recipe: Recipe | FusionRecipe, report: Report) -> None:

@@ -4,7 +4,7 @@ Duplicates and late chunks are dropped and counted; short gaps are interpolated 
 index, which no window spans. Samples that are NaN or infinite in any channel count as missing.
 
 Frames, and samples of an irregular stream, stay as they are: nothing is put between them. The latter keep their times; one whose time is
-before that of a sample, or a progress mark, that came earlier is dropped and counted.
+before that of a sample, or a progress mark, that came earlier is dropped and counted. So is a JPEG image of over 1 MiB.
 
 A processor that publishes a derived stream and a model agent that reads it share a chain: the one runs what stands before the window, the
 other the rest, which begins with :class:`Derived`. Which raw samples were interpolated travels with the chunks, so that windows come out
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.processors.spec import Spec, Stage, chain_digest, only, pack, unpack
+from kymo.streams.budget import IMAGE
 from kymo.streams.chunk import Array, Chunk, Format, Header, Window
 from kymo.streams.errors import FormatError
 from kymo.streams.schema import Rules, Share, Whole
@@ -212,9 +213,9 @@ class IntakeStage(EntryStage):
         self._seen = first + len(data)
         if times is not None:
             return self._note_mark(item, self._timed(first, values, times))
-        if self.spec.frames or np.isfinite(values).all():
+        if (good := self._good(values)) is None:
             return self._run(first, values)
-        return self._pieces(first, values)
+        return [c for a, b in runs_of(good) for c in self._run(first + a, values[a:b])]
 
     def _note_mark(self, item: Chunk, chunks: list[Chunk]) -> list[Chunk]:
         """Remember what time an irregular stream says it has reached."""
@@ -229,9 +230,8 @@ class IntakeStage(EntryStage):
         good = in_order = times_ns >= newest
         if not in_order.all():
             self.counts["time_went_back"] += int((~in_order).sum())
-        if not self.spec.frames and not (finite := np.isfinite(values).all(axis=1)).all():
-            self.counts["not_a_number"] += int((~finite).sum())
-            good = in_order & finite
+        if (whole := self._good(values)) is not None:
+            good = in_order & whole
         self._newest_ns = int(newest[-1])
         return [Chunk(self._out, first + a, values[a:b], times_ns[a:b]) for a, b in runs_of(good)]
 
@@ -249,11 +249,18 @@ class IntakeStage(EntryStage):
         late = any(a < min(end, self._seen) and first < b for a, b in self._gaps)
         self.counts["late" if late else "duplicates"] += 1
 
-    def _pieces(self, first: int, values: Array) -> list[Chunk]:
-        """The runs of numbers between samples that are none."""
-        good: NDArray[np.bool_] = np.asarray(np.isfinite(values).all(axis=1))
-        self.counts["not_a_number"] += int(len(good) - good.sum())
-        return [c for a, b in runs_of(good) for c in self._run(first + a, values[a:b])]
+    def _good(self, values: Array) -> NDArray[np.bool_] | None:
+        """Which samples are numbers, or images that are not too large; None for all."""
+        if self.spec.frames:
+            if self.spec.dtype == "uint8" or max(map(len, values)) <= IMAGE:
+                return None
+            good, why = np.array([len(image) <= IMAGE for image in values]), "too_large"
+        else:
+            if np.isfinite(values).all():
+                return None
+            good, why = np.asarray(np.isfinite(values).all(axis=1)), "not_a_number"
+        self.counts[why] += int(len(good) - good.sum())
+        return good
 
     def _run(self, first: int, values: Array) -> list[Chunk]:
         """Consecutive numbers, with the gap before them filled if it may be."""

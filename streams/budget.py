@@ -1,7 +1,7 @@
 """How much memory each thing may take, bytes. In: nothing. Out: a number a thing; together they keep a worker of one recipe under 1 GB.
 
 What is counted is bytes, since a sample may be one number or a picture. A thing that is larger than its budget goes alone. What no budget
-can bound, a window itself, is worked out from the recipe when it is loaded: see :func:`kymo.processors.recipe.fit.check_fits`.
+can bound, a window itself, is worked out from the recipe when it is loaded: see :func:`kymo.processors.recipe.fit.misfit`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Final
 
 from kymo.streams.topics import MESSAGE_MAX, MIB
 
+#: One JPEG image: larger ones are left out where a chain begins.
+IMAGE: Final = MIB
 #: Samples of one message; the rest is for its header, and for what a producer adds.
 MESSAGE_DATA: Final = MESSAGE_MAX - MIB // 16
 #: Records that are handed over at once: one batch is worked on, one lies ready, one is being made, librdkafka holds two more.

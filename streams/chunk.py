@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.streams.topics import MESSAGE_MAX
+from kymo.streams.budget import IMAGE
 from kymo.streams.words import NS
 
 Array = NDArray[np.generic]
@@ -46,8 +46,8 @@ class Format:
 
     @property
     def sample_bytes(self) -> int:
-        """What a sample takes; of an image, which is as large as it is, the most that a message holds."""
-        return MESSAGE_MAX if self.dtype == "jpeg" else math.prod(self.shape) * self.array_dtype.itemsize
+        """What a sample takes; of an image, which is as large as it is, the most that one may."""
+        return IMAGE if self.dtype == "jpeg" else math.prod(self.shape) * self.array_dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)

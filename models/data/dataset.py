@@ -23,6 +23,7 @@ from kymo.models.lengths import lengths_of, widen
 from kymo.processors.chain import Chain
 from kymo.processors.join import Join
 from kymo.processors.recipe.load import Recipe
+from kymo.streams.budget import BATCH
 from kymo.streams.chunk import Chunk, Header, Window
 from kymo.streams.errors import TrainingError
 from kymo.streams.labels.labels import Cover, Label
@@ -69,12 +70,14 @@ def chunks_of(streams: Sequence[StreamData], chain: Chain, seconds: Fraction) ->
     for branch in entry.branches if isinstance(entry, Join) else ():
         if branch not in taken:
             fmt = branch.raw
-            yield Chunk(Header(streams[0].header.session, 0, fmt), 0, np.empty((0, *fmt.shape), fmt.dtype), end=True)
-    rates = [stream.header.format.rate for stream in streams]
-    parts = [
-        stream.chunks(max(1, round(rate * seconds)) if rate else _BATCH)
-        for stream, rate in zip(streams, rates, strict=True)
-    ]
+            none = np.empty((0, *fmt.shape), fmt.array_dtype)
+            yield Chunk(Header(streams[0].header.session, 0, fmt), 0, none, end=True)
+    parts = []
+    for stream in streams:
+        fmt = stream.header.format
+        samples = max(1, round(fmt.rate * seconds)) if fmt.rate else _BATCH
+        # In no more bytes than may be judged together, as what they become on their way: images may grow much.
+        parts.append(stream.chunks(max(1, min(samples, int(BATCH / chain.widest(fmt))))))
     yield from parts[0] if len(parts) == 1 else heapq.merge(*parts, key=lambda chunk: chunk.start_ns)
 
 

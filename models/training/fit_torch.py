@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from kymo.models.training.learning import PREDICT_BATCH, Course, FitLoop, LearningSettings
+from kymo.models.training.learning import Course, FitLoop, LearningSettings, predict_batch
 from kymo.models.zoo import Epoch, FitOptions, Samples
 from kymo.streams.chunk import Array
 
@@ -43,13 +43,13 @@ def fit_torch(
 
 
 def predict_torch(net: nn.Module, windows: Array) -> Array:
-    """Outputs, ``(n, columns)`` float32, 256 windows at a time."""
+    """Outputs, ``(n, columns)`` float32, some windows at a time."""
     net.eval()
-    device = next(net.parameters()).device
+    device, each = next(net.parameters()).device, predict_batch(windows)
     with torch.inference_mode():
         parts = [
-            net(torch.from_numpy(np.array(windows[i : i + PREDICT_BATCH], np.float32)).to(device)).float().cpu().numpy()
-            for i in range(0, len(windows), PREDICT_BATCH)
+            net(torch.from_numpy(np.array(windows[i : i + each], np.float32)).to(device)).float().cpu().numpy()
+            for i in range(0, len(windows), each)
         ]
     return np.concatenate(parts)
 

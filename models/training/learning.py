@@ -18,12 +18,18 @@ from numpy.typing import NDArray
 
 from kymo.models.zoo import Epoch, FitOptions, ModelHead, Samples
 from kymo.processors.recipe.tables import SCHEDULES
+from kymo.streams.budget import BATCH
 from kymo.streams.chunk import Array
 from kymo.streams.errors import TrainingError
 from kymo.streams.files import write_whole
 
-PREDICT_BATCH = 256
+_PREDICT_BATCH = 256  # windows
 _WARM = 0.1  # share of the steps over which a cosine schedule rises
+
+
+def predict_batch(windows: Array) -> int:
+    """How many windows are predicted together."""
+    return max(1, min(_PREDICT_BATCH, 8 * BATCH // max(1, 4 * math.prod(windows.shape[1:]))))
 
 
 @dataclass(frozen=True, slots=True)

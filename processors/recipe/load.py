@@ -14,6 +14,7 @@ import numpy as np
 from kymo.processors.chain import Chain
 from kymo.processors.join import Join
 from kymo.processors.recipe.compile import compile_chain
+from kymo.processors.recipe.fit import misfit
 from kymo.processors.recipe.tables import InputTable, RecipeTables
 from kymo.processors.recipe.toml import Document
 from kymo.processors.steps.maps import Scale
@@ -155,6 +156,12 @@ def parse_recipe(text: str, path: Path | None = None) -> Recipe:
             raise document.error(("input", number), why, "events")
     tables = document.read(RecipeTables)
     chain, windows, notes = compile_chain(document, tables)
+    if why := misfit(chain, tables.input[0].format):
+        raise document.error(("window",), why)
+    if tables.model is not None and chain.output({tables.input[0].stream: tables.input[0].format}).dtype == "jpeg":
+        raise document.error(
+            ("window",), "a model takes numbers, not images; add the step `decode` to [[window.steps]]"
+        )
     return Recipe(
         **vars(tables), path=path, chain=chain, window_length=windows.length, window_hop=windows.hop, notes=notes
     )

@@ -21,6 +21,8 @@ POOLS = ("mean", "hmm")
 #: ``plateau``: half as large each time the validation loss was not better for a third of `patience` epochs.
 SCHEDULES = ("none", "cosine", "plateau")
 
+#: What samples that are images are.
+FRAMES = ("uint8", "jpeg")
 Text = Annotated[str, Rules(pattern=r"\S", expected="a text in quotation marks")]
 Texts = Annotated[tuple[Text, ...], Rules(minItems=1, alone=True, expected="an array of texts")]
 Exact = Annotated[
@@ -55,7 +57,9 @@ class InputTable:
     channels: Texts  # by name, in this order
     # one a channel, of which some may be empty; none to take them as they come
     units: Annotated[tuple[str, ...], Rules(minItems=1, alone=True, expected="an array of texts")] = ()
-    dtype: Annotated[str, Rules(enum=("float32", "float64"))] = "float32"  # what the chain computes in
+    # what the chain computes in; of frames, which are taken as they come, what they are
+    dtype: Annotated[str, Rules(enum=("float32", "float64", *FRAMES))] = "float32"
+    shape: tuple[Count, ...] = ()  # of frames of uint8: height and width
     bridge_ms: Amount = 0  # gaps of up to this length are interpolated
     max_missing: Share = 0  # share of a window's samples that may be missing
     # in a recipe with [join]: how it is put onto the ticks, what it is late by, whether there are windows without it, how far the
@@ -72,6 +76,13 @@ class InputTable:
         refuse(twice is not None, f"channels: {twice!r} stands there twice", "channels")
         counts = f"{len(self.units)} for {len(self.channels)} channels"
         refuse(len(self.units) not in (0, len(self.channels)), f"units: {counts}, expected one each", "units")
+        why = f'shape: height and width are of frames of dtype = "uint8", this input is {self.dtype}; leave it out'
+        refuse(self.shape and self.dtype != "uint8", why, "shape")
+        why = f'shape: {len(self.shape)} numbers, frames of dtype = "uint8" have two: height and width'
+        refuse(len(self.shape) != 2 and self.dtype == "uint8", why, "shape")
+        for name in ("units", "bridge_ms", "max_missing") if self.frames else ():
+            why = f"{name}: the input's samples are frames, of which none is made up and none converted; leave it out"
+            refuse(getattr(self, name), why, name)
 
     def check(self, *, joined: bool) -> None:
         """Refuse what means nothing without a ``[join]``, or with one."""
@@ -103,12 +114,23 @@ class InputTable:
     @property
     def format(self) -> Format:
         """Format of the raw input."""
-        return signal_format(self.stream, self.channels, self.rate_hz, self.dtype, self.units)
+        fmt = signal_format(self.stream, self.channels, self.rate_hz, self.dtype, self.units)
+        return replace(fmt, shape=(*self.shape, *fmt.shape) if self.dtype == "uint8" else ()) if self.frames else fmt
+
+    @property
+    def frames(self) -> bool:
+        """Whether its samples are images."""
+        return self.dtype in FRAMES
 
     def mismatch(self, fmt: Format, units: tuple[str, ...]) -> str | None:
         """Why a raw stream of its name is not this input, whose channels come in `units`; the first reason, in words."""
-        if len(fmt.shape) != 1 or fmt.dtype in ("jpeg", "uint8"):
-            return f"`{fmt.stream}` carries {fmt.dtype}{list(fmt.shape)} a sample, expected one number a channel"
+        carries = f"`{fmt.stream}` carries {fmt.dtype}{list(fmt.shape)} a sample, expected"
+        if self.frames:
+            own = self.format
+            if fmt.dtype != own.dtype or fmt.shape[:-1] != own.shape[:-1]:
+                return f"{carries} {own.dtype}{list(own.shape)}"
+        elif len(fmt.shape) != 1 or fmt.dtype in FRAMES:
+            return f"{carries} one number a channel"
         absent = [c for c in self.channels if c not in fmt.channels]
         if absent:
             return f"`{fmt.stream}` has no channel {', '.join(absent)}; it has {', '.join(fmt.channels)}"

@@ -322,6 +322,8 @@ def check_whole(step: str, field: str, value: int | None, low: int, high: int | 
 
 def columns_of(step: str, names: tuple[str, ...], fmt: Format) -> list[int]:
     """Where channels stand in a sample."""
+    if fmt.dtype == "jpeg":
+        raise FormatError(f"{step}: `{fmt.stream}` holds jpeg images, expected numbers")
     absent = [name for name in names if name not in fmt.channels]
     if absent:
         has = ", ".join(fmt.channels)
