@@ -184,8 +184,6 @@ class Predictor:
     def __init__(self, classifier: BatchClassifier, recipe: Recipe) -> None:
         self.classifier, self.bundle = classifier, classifier.bundle
         self._pool = pool_for(recipe, self.bundle)
-        window_bytes = math.prod(self.bundle.shape) * np.dtype(self.bundle.dtype).itemsize
-        self._together = max(1, BATCH // max(1, window_bytes))
         self._min_probability = recipe.model.min_probability if recipe.model else 0.0
         # Whatever order the bundle learned them in: the delivery counts a window's events by the recipe's.
         places = {head.name: i for i, head in enumerate(self.bundle.heads, 1)}
@@ -215,9 +213,12 @@ class Predictor:
     def serve(self, windows: Sequence[Window], memories: Sequence[Memory]) -> list[list[bytes]]:
         """Encoded events of each window as `head` makes them, stamped with the present."""
         predicted = list[list[Event]]()
-        for i in range(0, len(windows), self._together):  # a window may grow much behind its steps
-            part = [self._behind_steps(window) for window in windows[i : i + self._together]]
-            predicted += self.predict(part, memories[i : i + self._together])
+        # A window may grow much behind its steps.
+        window_bytes = math.prod(self.bundle.shape) * np.dtype(self.bundle.dtype).itemsize
+        most = max(1, BATCH // max(1, window_bytes))
+        for i in range(0, len(windows), most):
+            part = [self._behind_steps(window) for window in windows[i : i + most]]
+            predicted += self.predict(part, memories[i : i + most])
         now_ns = time.time_ns()
         return [[event.to_json(now_ns) for event in events] for events in predicted]
 
