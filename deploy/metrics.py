@@ -53,6 +53,7 @@ COUNTS = {
     "windows_with_gaps": "Windows not classified because of a gap",
     "windows_known": "Windows not classified because their events were published before a restart",
     "other_chain": "Stored sessions read again from their oldest open window, because another chain had stored them",
+    "dropped": "Samples that waited for a slow step for too long",
     "doubtful": "Sessions whose first samples are far larger or smaller than all that the bundle learned from",
     "unmatched": "Chunks of streams that the recipe does not take",
 }

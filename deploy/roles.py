@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kymo.deploy.worker_log import say
 from kymo.models.bundle import Bundle, check_model, load_bundle, raw_chain
 from kymo.models.serving.outputs import ENDLESS, DerivedChunks, Events, window_kinds
+from kymo.processors.chain import Chain
 from kymo.processors.recipe.fusion import FusionRecipe, load_fusion
 from kymo.processors.recipe.load import Recipe, load_recipe
 from kymo.streams.chunk import Chunk, Format
@@ -91,6 +93,13 @@ class Part:
         return derived_format(recipe) if self.reads_derived else recipe.input_format()
 
 
+def roles_for(recipe: Recipe, roles: Sequence[str]) -> list[str]:
+    """The roles that a worker plays for a recipe: what a slow step makes stands on a topic, whoever takes it."""
+    if BOTH in roles and recipe.chain.slow is not None:
+        return ["processor", "model"]
+    return list(roles)
+
+
 def make_part(role: str, deployment: Deployment, names: Names) -> Part:
     """Make a role's part and load its model."""
     from kymo.models.predict import Predictor
@@ -111,8 +120,9 @@ def make_operator(part: Part, names: Names) -> Any:
     if champion is None:
         name, chain = steps_name(recipe), recipe.chain.split()[0]
         topic, inputs = names.for_stream(derived_format(recipe).stream), raw_topics(recipe, names)
-        outputs = DerivedChunks(chain)
-        operator = Operator(name, f"{name}.processor", inputs, chain, outputs, topic, recipe.matches, outputs.encode)
+        outputs, before = DerivedChunks(chain), chain if chain.slow is None else Chain(chain.specs[:-1])
+        encode = outputs.encode if chain.slow is None else None
+        operator = Operator(name, f"{name}.processor", inputs, before, outputs, topic, recipe.matches, encode)
         return dataclasses.replace(operator, patience=patience_of(recipe, names))
     fmt = part.input_format
     chain = (bundle.chain.split()[1] if part.reads_derived else bundle.chain).cut_behind_window()[0]
@@ -204,6 +214,7 @@ def bound_topics(role: str, recipe: Recipe, names: Names) -> tuple[str, ...]:
 def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed: Failed) -> Any:
     """A Faust app that plays a part; `failed` is told of an error after which going on is unsafe."""
     from kymo.models.serving.agent import Agent
+    from kymo.models.serving.processes import Processes
     from kymo.models.serving.snapshots import BYTES_MAX
     from kymo.processors.faust_app import BatchApp
 
@@ -218,6 +229,9 @@ def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed
             "not fit is read again from its topic after a restart, so its records must still be there; shorter windows or fewer "
             "channels avoid it"
         )
+    if part.champion is None and (slow := recipe.chain.slow) is not None:
+        processes = Processes(slow, settings.slow_processes or max(1, (os.cpu_count() or 1) - 1))
+        operator = dataclasses.replace(operator, processes=processes, age_s=settings.slow_age_s)
     app.handler = Agent(operator, _runtime(app, settings, metrics.recipes[recipe.name]))
     return app
 

@@ -42,6 +42,7 @@ from kymo.deploy.roles import (
     make_fusion_app,
     make_part,
     make_reader,
+    roles_for,
     split_fusions,
 )
 from kymo.deploy.worker_log import SPARSE, say, set_up_logging
@@ -90,7 +91,11 @@ def run_worker(
         for deployment in deployments:
             derived_format(deployment.recipe)
     names = Names(settings.prefix)
-    topic_groups = [bound_topics(role, deployment.recipe, names) for deployment in deployments for role in role_names]
+    topic_groups = [
+        bound_topics(role, deployment.recipe, names)
+        for deployment in deployments
+        for role in roles_for(deployment.recipe, role_names)
+    ]
     fused_topics = [(names.of("events"), names.of("state"))] if fusions else []
     settings = _reach(settings, [*topic_groups, *fused_topics])
     with _instance(settings.home / "run") as instance:
@@ -194,7 +199,9 @@ def _serve(
 def _parts(deployments: list[Deployment], roles: list[str], names: Names) -> list[Part]:
     """One part a group: recipes whose derived streams are the same share what makes them."""
     by_group = {
-        group_of(role, deployment.recipe, names): (role, deployment) for deployment in deployments for role in roles
+        group_of(role, deployment.recipe, names): (role, deployment)
+        for deployment in deployments
+        for role in roles_for(deployment.recipe, roles)
     }
     return [make_part(role, deployment, names) for role, deployment in by_group.values()]
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from kymo.processors.intake import Derived, EntryStage, Intake
-from kymo.processors.spec import Spec, Stage, chain_digest, pack_list, unpack_list
+from kymo.processors.spec import SlowSpec, Spec, Stage, chain_digest, pack_list, unpack_list
 from kymo.processors.windows import Windows, WindowStage
 from kymo.streams.chunk import Chunk, Format, Header, Window
 from kymo.streams.errors import FormatError
@@ -150,14 +150,14 @@ class Chain(Spec):
         return index
 
     def split(self) -> tuple[Chain, Chain]:
-        """What stands before the window, and the rest, which takes the former's chunks.
+        """What stands up to the slow step, or before the window where none is slow, and the rest, which takes the former's chunks.
 
         Raises
         ------
         FormatError
             If no step stands before the window: then there is no derived stream.
         """
-        at, first = self._window_at, self.specs[0]
+        at, first = self.specs.index(self.slow) + 1 if self.slow is not None else self._window_at, self.specs[0]
         if at < 2 or at == len(self.specs) or isinstance(first, Derived):
             raise FormatError(
                 "no step stands before the window, so there is no derived stream; run both roles in one worker"
@@ -165,6 +165,16 @@ class Chain(Spec):
         before = Chain(self.specs[:at])
         most = first.max_missing if isinstance(first, Intake) else 0.0
         return before, Chain((Derived(before.derived_digest(), most), *self.specs[at:]))
+
+    @property
+    def slow(self) -> SlowSpec | None:
+        """The step that is done in processes of its own, where there is one."""
+        slow = [spec for spec in self.specs if isinstance(spec, SlowSpec)]
+        if len(slow) > 1:
+            raise FormatError(
+                f"{' and '.join(spec.name for spec in slow)} are both slow; a recipe has one slow step, whose results others may take"
+            )
+        return slow[0] if slow else None
 
     def cut_behind_window(self) -> tuple[Chain, tuple[PerWindow, ...]]:
         """What stands up to the window, and the steps behind it."""

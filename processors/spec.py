@@ -183,6 +183,21 @@ class MapStage(StreamStage):
         ]
 
 
+class SlowSpec(MapSpec):
+    """A function of each sample by itself that takes too long for an event loop, such as an estimator of poses.
+
+    A worker has it done by processes of its own, and what comes of it always ends at a topic. Elsewhere it is done in line. What it makes
+    of a sample must not depend on which others it is given with it.
+    """
+
+    after_window: ClassVar[bool] = False
+    #: Samples, of any sessions, that are worth giving it at once.
+    batch: ClassVar[int] = 1
+
+    def prepare(self) -> None:
+        """Load what takes long to load; called in each process before its first sample."""
+
+
 def _plain(value: Any, learned: bool) -> Any:
     if isinstance(value, Spec):
         return value.to_json(learned)

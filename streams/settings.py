@@ -50,6 +50,11 @@ class Settings:
         20.0  # of data sets under ``cache`` in the home folder, 10**9 bytes
     )
     write_derived: bool = False  # whether a worker with both roles also publishes the derived topics
+    # that do a recipe's slow step; 0 for one less than there are processors
+    slow_processes: Annotated[int, Rules(minimum=0, maximum=1024)] = 0
+    slow_age_s: Annotated[float, Rules(minimum=0, maximum=86_400)] = (
+        5.0  # live samples that wait for longer are dropped; 0: none
+    )
     # of a run's topics (`replay --run`): ``KYMO_PARTITIONS`` where it is set, for each run brings as many topics as the live ones
     run_partitions: Partitions = 2
 

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -26,8 +26,10 @@ from kymo.models.serving.member import Member
 from kymo.models.serving.operator import SILENT, Classify, Operator, from_thread
 from kymo.models.serving.partition import Limits, Partition, Pending
 from kymo.models.serving.runtime import Outbox, Outgoing, Runtime, rejection
+from kymo.models.serving.slow import Judged, Lanes
 from kymo.models.serving.snapshots import Handover
 from kymo.streams.budget import BATCH, PENDING
+from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import ChunkError, DeliveryError
 
 _BATCH = 64  # windows a classification; more only adds latency
@@ -51,6 +53,11 @@ class Agent(Member):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="classify")
         self._batch_size = 1  # windows in the next batch
         self._overdue = False  # nothing is taken until a session that holds the commit back can be stored
+        self._lanes: Lanes | None = None
+        if (slow := operator.processes) is not None:
+            self._lanes = Lanes(slow, operator.age_s, self._publish, self._refuse, self._aside)
+            self._batch_size = slow.spec.batch
+        self._asides: set[asyncio.Task[None]] = set()
 
     @property
     def waiting(self) -> int:
@@ -65,7 +72,9 @@ class Agent(Member):
             )
         if self.operator.champion is not None and self.operator.anew is not None:
             self.operator.champion.rechain = from_thread(self.rechain)
-        self._run(self._classify, partial(self._commit_every, commit_every_s))
+        if self.operator.processes is not None:
+            self.operator.processes.start(self._fail)
+        self._run(self._classify if self._lanes is None else self._compute, partial(self._commit_every, commit_every_s))
 
     # --- taking records
 
@@ -114,7 +123,8 @@ class Agent(Member):
 
     @property
     def _full(self) -> bool:
-        return len(self._pending) >= _PENDING_MAX or self._pending_bytes >= PENDING or self._outbox.full
+        waiting_bytes = self._pending_bytes + (self._lanes.nbytes if self._lanes is not None else 0)
+        return len(self._pending) >= _PENDING_MAX or waiting_bytes >= PENDING or self._outbox.full
 
     async def _room(self, life: int) -> None:
         await self._wait_for(lambda: life != self._life or not (self._full or self._overdue))
@@ -158,7 +168,7 @@ class Agent(Member):
             partition = self.partitions[n] = kind(
                 n, operator.chain, operator.matches, time.monotonic, self._limits, operator.outputs
             )
-            partition.listen = operator.listen
+            partition.listen, partition.takes_runs = operator.listen, self._lanes is None
             if isinstance(partition, JoinedPartition):
                 partition.patience = operator.patience
             self._add(partition, partition.load(handover))
@@ -185,6 +195,8 @@ class Agent(Member):
             await self._idle.wait()
             self._pending.clear()
             self._pending_bytes = 0
+            if self._lanes is not None:
+                self._lanes.clear()
             await self._outbox.settled()
             self._raise_failure()
             await self._commits.commit_offsets()
@@ -209,6 +221,10 @@ class Agent(Member):
         try:
             await super().on_stop()
         finally:
+            for task in self._asides:
+                task.cancel()
+            if self.operator.processes is not None:
+                self.operator.processes.close()
             if self.operator.shadow is not None:
                 self.operator.shadow.close()
             self._thread.shutdown(wait=False, cancel_futures=True)
@@ -262,8 +278,19 @@ class Agent(Member):
         took_s = time.perf_counter() - started
         self._batch_size = max(1, min(_BATCH, 2 * self._batch_size, int(_BATCH_S * len(batch) / max(took_s, 1e-6))))
         self._runtime.observer.classified(len(batch), took_s)
+        self._publish(
+            [(partition, pending, events) for (partition, pending), events in zip(batch, judged, strict=True)]
+        )
+        if self.operator.shadow is not None and not self._holding:
+            self.operator.shadow.offer(
+                [(SILENT if p.published else partition.number, p.output) for partition, p in batch]
+            )
+        for _, pending in batch:  # a window may be large, and the broker's word takes its time
+            del pending.output
+
+    def _publish(self, judged: Sequence[Judged]) -> None:
         outgoing: dict[int, list[Outgoing]] = {}
-        for (partition, pending), events in zip(batch, judged, strict=True):
+        for partition, pending, events in judged:
             if not pending.unacknowledged:
                 partition.acknowledge(pending)
                 continue
@@ -272,12 +299,32 @@ class Agent(Member):
             outgoing.setdefault(partition.number, []).extend(fresh)
         for number, records in outgoing.items():
             self._outbox.put(self.operator.topic, number, records)
-        if self.operator.shadow is not None and not self._holding:
-            self.operator.shadow.offer(
-                [(SILENT if p.published else partition.number, p.output) for partition, p in batch]
-            )
-        for _, pending in batch:  # a window may be large, and the broker's word takes its time
-            del pending.output
+
+    async def _compute(self) -> None:
+        """Have processes do what is slow, and publish what they make."""
+        lanes, codec = self._lanes, ChunkCodec()
+        assert lanes is not None
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: bool(self._pending) and lanes.has_room and not self._holding)
+            lanes.give(self._next_batch(""), codec.encode)
+            await self._wake()
+
+    def _aside(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        async def run() -> None:
+            await self._guard(work)
+            await self._wake()
+
+        task = asyncio.create_task(run())
+        self._asides.add(task)
+        task.add_done_callback(self._asides.discard)
+
+    async def _refuse(self, partition: Partition, pending: Pending, why: str) -> None:
+        """Have the record rejected that an output begins with; on return that is acknowledged (or has failed)."""
+        topic, offset = pending.session.topic, pending.session.offset_of(pending.place)
+        record = {TopicPartition(topic, partition.number): (offset, offset + 1)}
+        await self._runtime.read_back.read(record, partial(self._reject, error=ChunkError("invalid", why)))
+        await self._outbox.settled(self._runtime.names.of("rejected"))
 
     def _emitted(self, partition: Partition, pending: Pending, end: int) -> None:
         partition.acknowledge(pending)

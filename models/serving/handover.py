@@ -40,6 +40,7 @@ class ReadBack:
     def __init__(self, arguments: dict[str, Any]) -> None:
         self._arguments = arguments
         self._consumer: aiokafka.AIOKafkaConsumer | None = None
+        self._reading = asyncio.Lock()  # there is one consumer, which is assigned what is read
 
     async def _open(self) -> aiokafka.AIOKafkaConsumer:
         if self._consumer is None:
@@ -83,6 +84,10 @@ class ReadBack:
 
     async def read(self, ranges: Mapping[TopicPartition, tuple[int, int]], visit: Callable[[Any], None]) -> None:
         """Visit every record between two offsets of each partition, in order within a partition."""
+        async with self._reading:
+            await self._read(ranges, visit)
+
+    async def _read(self, ranges: Mapping[TopicPartition, tuple[int, int]], visit: Callable[[Any], None]) -> None:
         consumer = await self._open()
         ends = {tp: end for tp, (start, end) in ranges.items() if start < end}  # of partitions not read whole yet
         if not ends:

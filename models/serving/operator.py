@@ -29,6 +29,7 @@ from kymo.models.bundle import Bundle
 from kymo.models.predict import Predictor
 from kymo.models.serving.joined import Patience
 from kymo.models.serving.outputs import Outputs
+from kymo.models.serving.processes import Processes
 from kymo.models.serving.runtime import Outbox, Outgoing
 from kymo.models.serving.sessions import Listener
 from kymo.processors.chain import Chain
@@ -72,6 +73,8 @@ class Operator:
     )  # by branch of several inputs, how long it is waited for
     # what makes a listener for a new session: from its chunks, why they are doubtful (empty: they are not), or None: go on
     listen: Callable[[], Listener] | None = None
+    processes: Processes | None = None  # what does the slow step behind the chain, where `classify` is None
+    age_s: float = 0.0  # what comes live and has waited for longer is dropped before it; 0 for nothing
 
 
 class Champion:

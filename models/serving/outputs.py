@@ -20,6 +20,7 @@ import numpy as np
 
 from kymo.processors.chain import Chain
 from kymo.processors.intake import Derived, Intake
+from kymo.processors.spec import derived_header
 from kymo.processors.windows import Windows
 from kymo.streams.chunk import Chunk, Format, Header, Window
 from kymo.streams.codec import ChunkCodec
@@ -189,7 +190,9 @@ class DerivedChunks:
             return item, frozenset((0,))
         if item.end or item.first_index >= published:
             return item, frozenset()
-        return Chunk(item.header, published, item.data[published - item.first_index :], filled=item.filled), frozenset()
+        start = published - item.first_index
+        times_ns = None if item.times_ns is None else item.times_ns[start:]
+        return Chunk(item.header, published, item.data[start:], times_ns, filled=item.filled), frozenset()
 
     def ahead(self, marks: Iterable[Mark], given_to: int, seen: int = ENDLESS) -> set[Mark]:
         """None: chunks come in one order only, so that behind one that is not published, and behind a snapshot, none is."""
@@ -197,6 +200,8 @@ class DerivedChunks:
 
     def ending(self, header: Header, end: int) -> list[Chunk]:
         """The derived stream's own end mark."""
+        if header.chain != self._digest and self._chain.slow is not None:
+            header = derived_header(header, self._chain.slow)
         return [Chunk(header, end, np.empty((0, *header.format.shape), header.format.array_dtype), end=True)]
 
     def encode(self, chunks: Sequence[Chunk], _: object) -> list[list[bytes]]:

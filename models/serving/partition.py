@@ -86,6 +86,9 @@ class Partition:
         self.damaged: dict[str, str] = {}
         self._asleep: dict[str, SessionSnapshot] = {}  # of sessions that are not loaded
         self._stored: dict[str, SessionSnapshot] = {}  # of those that are, and have taken nothing since
+        self.takes_runs = (
+            True  # whether consecutive chunks are taken as one; else each waits, and grows too old, by itself
+        )
         self.listen: Callable[[], Listener] | None = None  # what makes a listener for a new session
         self._codec = ChunkCodec()
         self._digest = chain.digest(learned=False)
@@ -199,7 +202,7 @@ class Partition:
                         yield from self._push(run, reject)
                     run = runs[session.name] = ChunkRun(session, topic, chunk, record)
                 # The first, late or repeated one is looked at alone, and counted.
-                if run.full or (len(run.chunks) == 1 and not session.expects(chunk)):
+                if run.full or not self.takes_runs or (len(run.chunks) == 1 and not session.expects(chunk)):
                     yield from self._push(run, reject)
             while runs:
                 yield from self._push(next(iter(runs.values())), reject)

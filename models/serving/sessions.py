@@ -195,6 +195,10 @@ class Session:
         # An output may rest on samples before its own start: those on either side of a gap that was bridged.
         return min(self._given_outputs[0].oldest, self._chain_needs()) if self._given_outputs else self._chain_needs()
 
+    def offset_of(self, place: int) -> int:
+        """Offset of the record that holds an input index which is still needed."""
+        return next((offset for end, offset, _ in self._ledger if end > place), self.last_offset)
+
     def holds(self) -> dict[str, int]:
         """By topic, the oldest offset that this session still needs."""
         offset = self._hold()
