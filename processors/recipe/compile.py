@@ -21,7 +21,7 @@ from kymo.processors.join import Join
 from kymo.processors.recipe.tables import InputTable, RecipeTables, Steps, WindowTable
 from kymo.processors.recipe.toml import Document, toml_value
 from kymo.processors.registry import STEPS, make_step
-from kymo.processors.spec import Spec
+from kymo.processors.spec import SlowSpec, Spec
 from kymo.processors.steps.frames import FramedSpec
 from kymo.processors.windows import PaddedWindows, Windows
 from kymo.streams.chunk import Format
@@ -104,6 +104,11 @@ def _read_steps(document: Document, steps: Steps, *table: str | int) -> list[Pla
     for i, step in enumerate(steps):
         fail = partial(document.error, (*table, i))
         placed.append(PlacedStep(_read_step(step, fail, per_window="window" in table), fail))
+    slow = [step for step in placed if isinstance(step.spec, SlowSpec)]
+    if slow and (len(slow) > 1 or document.values.get("join") is not None):
+        raise slow[-1].fail(
+            f"step {slow[-1].spec.name!r} is slow; a recipe has one slow step at most, and none with a [join]", "step"
+        )
     return placed
 
 

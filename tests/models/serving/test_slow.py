@@ -22,14 +22,17 @@ from hypothesis import strategies as st
 from memory_kafka import MemoryKafka, Worker, until
 from slow_lab import DEADLY, HUNG, NAMES, STUCK, WRONG, Pretended, Sluggish, slow_chain, slow_operator
 
+from kymo.deploy.roles import BOTH, Deployment, Part, make_operator, roles_for
 from kymo.models.serving.processes import Processes
 from kymo.processors.chain import Chain
 from kymo.processors.intake import Intake
+from kymo.processors.recipe.load import parse_recipe
+from kymo.processors.registry import STEPS
 from kymo.processors.spec import Spec
 from kymo.processors.windows import Windows
 from kymo.streams.chunk import Chunk, Header, signal_format
 from kymo.streams.codec import ChunkCodec
-from kymo.streams.errors import FormatError, KymoError
+from kymo.streams.errors import FormatError, KymoError, RecipeError
 
 INPUT, LONG_AGO_MS = "t.sensor", 10**12
 CODEC = ChunkCodec()
@@ -262,3 +265,37 @@ def test_a_chain_is_cut_behind_its_slow_step() -> None:
     assert [(w.start_index, w.data.tobytes()) for w in made] == [(w.start_index, w.data.tobytes()) for w in wanted]
     with pytest.raises(FormatError, match="both slow"):
         Chain((Intake(("x",)), Sluggish(), Sluggish(1.0), Windows(4, 2))).split()
+
+
+RECIPE = """
+name = "poses"
+[[input]]
+stream = "imu"
+rate_hz = 10
+channels = ["x"]
+{steps}
+[window]
+length_s = 1
+hop_s = 0.5
+{behind}
+"""
+STEP = '[[steps]]\nstep = "sluggish"\n'
+
+
+def test_a_recipe_has_one_slow_step_before_its_window_and_a_worker_does_it_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(STEPS, "sluggish", Sluggish)
+    recipe = parse_recipe(RECIPE.format(steps=STEP, behind=""))
+    assert [roles_for(recipe, roles) for roles in ([BOTH], [BOTH, "processor"], ["model"])] == [
+        ["processor", "model"],
+        ["processor", "model"],
+        ["model"],
+    ]
+    assert roles_for(parse_recipe(RECIPE.format(steps="", behind="")), [BOTH]) == [BOTH]
+    for steps, behind in ((STEP + STEP, ""), ("", STEP.replace("[[steps", "[[window.steps"))):
+        with pytest.raises(RecipeError, match=r"one slow step|cannot stand behind the window"):
+            parse_recipe(RECIPE.format(steps=steps, behind=behind))
+    operator = make_operator(Part("processor", Deployment(recipe, None)), NAMES)  # type: ignore[arg-type]
+    assert (operator.topic, operator.classify) == ("t.pose", None)
+    assert operator.chain == Chain(recipe.chain.specs[:1])
