@@ -3,87 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import random
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 from aiokafka.structs import TopicPartition
+from crowd import SECOND_NS, Crowd, check_history, crowd, finding
 from memory_kafka import MemoryKafka, Worker, until
 
-from kymo.models.serving.scopes import EventOperator, Finding
+from kymo.models.serving.scopes import EventOperator
 from kymo.processors.faust_app import OneOwnerAssignor
 from kymo.streams.topics import Names
 
 NAMES = Names("t")
 IN, OUT, STATE = "t.sensor", NAMES.of("events"), NAMES.of("state")
-SECOND_NS = 10**9
 
 
-class Crowd:
-    """A rule over all sessions: it tells when three or more say `x` at once, when no longer, and when none has said anything for 5 s."""
-
-    def __init__(self, _: str) -> None:
-        self._labels: dict[str, str] = {}
-        self._told, self._number = "", 0
-        self.due_ns: int | None = None
-
-    over = False
-
-    def push(self, item: tuple[str, str], now_ns: int) -> list[dict[str, Any]]:
-        session, label = item
-        self._labels[session] = label
-        self.due_ns = now_ns + 5 * SECOND_NS
-        crowd = sorted(session for session, label in self._labels.items() if label == "x")
-        return self._tell("many" if len(crowd) >= 3 else "few", crowd)
-
-    def tick(self, now_ns: int) -> list[dict[str, Any]]:
-        self.due_ns = None
-        return self._tell("silent", [])
-
-    def _tell(self, state: str, crowd: list[str]) -> list[dict[str, Any]]:
-        if state == self._told:
-            return []
-        self._told, self._number = state, self._number + 1
-        return [{"number": self._number, "state": state, "crowd": crowd}]
-
-    def snapshot(self) -> dict[str, Any]:
-        return {"labels": self._labels, "told": self._told, "number": self._number}
-
-    def restore(self, state: Mapping[str, Any], now_ns: int) -> None:
-        self._labels, self._told, self._number = dict(state["labels"]), state["told"], state["number"]
-        self.due_ns = None if self._told == "silent" else now_ns + 5 * SECOND_NS
-
-
-def finding(found: dict[str, Any], now_ns: int) -> Finding:
-    return Finding(f"crowd/{found['number']}", b"crowd", json.dumps(found | {"now": now_ns}).encode())
-
-
-CROWD = EventOperator(
-    "crowd",
-    "crowd.alerts",
-    (IN,),
-    OUT,
-    lambda record: ("", (record.key.decode(), record.value.decode())),
-    Crowd,
-    finding,
-    lambda value: f"crowd/{json.loads(value or b'')['number']}",
-)
+CROWD = crowd(IN, NAMES)
 INPUTS = [TopicPartition(IN, n) for n in range(3)]
 
 
 def session_in(partition: int, number: int) -> bytes:
     return b"s%d.%d" % (partition, number)
-
-
-def check_history(events: Sequence[Mapping[str, Any]]) -> None:
-    """Findings are numbered without a gap and in order, each of another state than the one before."""
-    assert [event["number"] for event in events] == list(range(1, len(events) + 1))
-    states = [event["state"] for event in events]
-    assert all(a != b for a, b in itertools.pairwise(states))
-    assert all((len(event["crowd"]) >= 3) == (event["state"] == "many") for event in events)
 
 
 @pytest.mark.parametrize("seed", range(4))

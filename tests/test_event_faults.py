@@ -1,19 +1,28 @@
-"""Late fusion by real workers that are killed: the events of two recipes and of the one that fuses them, each once, none different."""
+"""What is made of events by real workers that are killed: fused events, and a rule over all sessions; each once, none different."""
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import signal
+import sys
 import threading
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from crowd import check_history
+from documents import ROOT
 from fault_feed import RECIPE, Feed
 from fault_lab import Lab, kill, stop_worker
 from tiny_models import fitted, linear_onnx, manifest
+from verbs import await_that, variables
 
-from kymo.deploy.children import Child, kymo_command
+from kymo.deploy.children import Child, kymo_command, kymo_environment
 from kymo.models.bundle import load_bundle
 from kymo.models.fusion import run_fusion
 from kymo.models.predict import Classifier
@@ -21,17 +30,22 @@ from kymo.models.registry import write_bundle
 from kymo.models.registry.manifest import MODEL
 from kymo.processors.recipe.fusion import FusionRecipe, load_fusion
 from kymo.processors.recipe.load import load_recipe
+from kymo.streams.kafka.admin import ensure_topics
+from kymo.streams.kafka.publish import Publisher
+from kymo.streams.kafka.read import read_records
+from kymo.streams.settings import Settings
+from kymo.streams.topics import Names
 
 FUSED = """name = "fused"
 [[input]]
 events = "short"
-lateness_s = 20
-idle_s = 20
+lateness_s = 12
+idle_s = 12
 [[input]]
 events = "long"
 weight = 2
-lateness_s = 20
-idle_s = 20
+lateness_s = 12
+idle_s = 12
 """
 WINDOWS = {"short": (0.16, 0.08), "long": (0.32, 0.16)}
 WEIGHTS = {"short": [[-4.0, 1.0], [0.0, -2.0], [4.0, 1.0]], "long": [[-2.0, 2.0], [1.0, -2.0], [3.0, -1.0]]}
@@ -84,7 +98,7 @@ class FusedLab(Lab):
         return out | {event.id: event.to_dict() | {"emitted_ns": 0} for event in fused}
 
 
-@pytest.mark.parametrize("kills", [pytest.param(3, id="short"), pytest.param(50, marks=pytest.mark.chaos, id="full")])
+@pytest.mark.parametrize("kills", [pytest.param(2, id="short"), pytest.param(50, marks=pytest.mark.chaos, id="full")])
 def test_events_are_fused_while_workers_are_killed(tmp_path: Path, broker: str, prefix: str, kills: int) -> None:
     pick = random.Random(1)
     with FusedLab(tmp_path, broker, prefix) as lab:
@@ -105,3 +119,58 @@ def test_events_are_fused_while_workers_are_killed(tmp_path: Path, broker: str, 
         assert len(fused) > 100
         assert not any(event["absent"] for event in fused[:20] if "absent" in event)
     print(f"\n{kills} kills: {count} events, {len(fused)} of them fused, each once")
+
+
+def test_a_rule_over_all_sessions_has_one_owner_whoever_is_killed(tmp_path: Path, broker: str, prefix: str) -> None:
+    pick, over = random.Random(2), threading.Event()
+    settings = Settings(broker, prefix, tmp_path / "home", partitions=3)
+    names = Names(prefix)
+    ensure_topics(settings, names)
+    script, path = ROOT / "tests" / "crowd.py", os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = kymo_environment(variables(settings) | {"PYTHONPATH": path}, keep=False)
+
+    def started(instance: str) -> Child:
+        worker = Child(instance, [sys.executable, str(script), prefix, names.of("sensor"), instance], environment)
+        worker.start()
+        return worker
+
+    def send(labels: Mapping[int, bytes]) -> None:
+        with Publisher(settings, names) as publisher:
+            for number, label in labels.items():
+                publisher.send("sensor", f"s{number}", label)
+            publisher.flush(60)
+
+    def feed() -> None:
+        with Publisher(settings, names) as publisher:
+            while not over.wait(0.01):
+                publisher.send("sensor", f"s{pick.randint(0, 7)}", pick.choice("xy").encode())
+        send(dict.fromkeys(range(8), b"y"))
+
+    def events() -> list[dict[str, Any]]:
+        return [json.loads(record.value or b"") for record in read_records(settings, names.of("events"))]
+
+    workers = {name: started(name) for name in ("first", "second")}
+    sending = threading.Thread(target=feed, daemon=True)
+    sending.start()
+    try:
+        for name in ("first", "second", "first"):
+            count = len(events())
+            await_that(lambda before=count: len(events()) > before + 5, "the rule goes on")  # type: ignore[misc]
+            kill(workers[name])
+            workers[name] = started(name)
+        over.set()
+        sending.join(60)
+        sent_ns = time.time_ns()
+        await_that(lambda: events()[-1]["state"] == "silent" and events()[-1]["now"] > sent_ns, "all is taken")
+        count = len(events())
+        send({1: b"x", 4: b"x", 6: b"x"})  # what all others say, the rule remembers
+        await_that(lambda: len(events()) == count + 3, "all is taken again")
+    finally:
+        for worker in workers.values():
+            worker.send(signal.SIGKILL)
+            worker.wait(60)
+    found = events()
+    check_history(found)
+    assert [event["state"] for event in found[-3:]] == ["few", "many", "silent"]
+    assert found[-2]["crowd"] == ["s1", "s4", "s6"]
+    assert {record.partition for record in read_records(settings, names.of("events"))} == {0}
