@@ -22,6 +22,7 @@ import numpy as np
 from kymo.deploy.broker import MIN_FREE_BYTES, PORT, default_data_dir, located, require_free_port, status
 from kymo.deploy.kafka_server import KAFKA_VERSION, checksum, java, java_version, read_lock
 from kymo.processors.intake import Intake
+from kymo.processors.recipe.fusion import load_fusion
 from kymo.processors.recipe.load import Recipe, load_recipe
 from kymo.streams.chunk import Chunk, Format
 from kymo.streams.errors import BrokerError, EventError, KymoError, TopicError
@@ -165,6 +166,10 @@ def check_topics(settings: Settings) -> Check:
 def check_recipe(name: str, settings: Settings) -> tuple[Recipe | None, list[Check]]:
     """See whether a recipe holds together and its bundle fits."""
     try:
+        if (fusion := load_fusion(name)) is not None:
+            members = [check for member in fusion.recipes for check in check_recipe(str(member.path), settings)[1]]
+            names = ", ".join(member.name for member in fusion.recipes)
+            return None, [Check("recipe", OK, f"{fusion.name}: fuses the events of {names}"), *members]
         recipe = load_recipe(name)
     except KymoError as error:
         return None, [Check("recipe", WRONG, str(error))]

@@ -258,9 +258,11 @@ def _replay() -> click.Command:
     from kymo.streams.replay.cli import make_command
 
     def read_options(recipe: str) -> ReadOptions:
+        from kymo.processors.recipe.fusion import load_fusion
         from kymo.processors.recipe.load import load_recipe
 
-        return load_recipe(recipe).read_options()
+        fusion = load_fusion(recipe)
+        return (fusion or load_recipe(recipe)).read_options()
 
     return make_command(read_options)
 

@@ -197,6 +197,7 @@ def run_fusion(
             if not event.head:
                 by_session.setdefault(event.session, []).append(event)
         report.recordings = max(report.recordings, own.recordings)
+        del own.counts["unmatched"]  # streams that others of the recipes may take
         report.counts.update(own.counts)
         report.repairs |= own.repairs
         for ours, theirs in zip(_told(report), _told(own), strict=True):

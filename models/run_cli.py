@@ -64,7 +64,7 @@ def run_command(
     with contextlib.ExitStack() as stack:
         (loaded, *_), (classifier, *_) = recipes, classifiers
         if fusion is not None:
-            events = run_fusion(fusion, classifiers, lambda of: read(paths, of.read_options()), report)
+            events = run_fusion(fusion, classifiers, lambda of: read(paths, fusion.read_options(of)), report)
         elif derived is None:
             events = run(loaded, read(paths, loaded.read_options()), classifier, report=report)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +11,7 @@ from kymo.processors.recipe.tables import Text, refuse
 from kymo.processors.recipe.toml import Document
 from kymo.streams.errors import RecipeError
 from kymo.streams.files import RULE, is_file_name, read_text
+from kymo.streams.recording import ReadOptions
 from kymo.streams.schema import Amount, Positive, Rules, SchemaError, Share
 
 
@@ -57,6 +58,12 @@ class FusionRecipe(FusionTables):
 
     path: Path | None
     recipes: tuple[Recipe, ...]  # whose events it takes, in the order of its inputs
+
+    def read_options(self, recipe: Recipe | None = None) -> ReadOptions:
+        """How files become sessions for one of the recipes, by default the first: with the streams of all, for equal sessions."""
+        own = (recipe or self.recipes[0]).read_options()
+        inputs = {item.stream: item for other in self.recipes for item in other.read_options().inputs}
+        return replace(own, inputs=tuple((inputs | {item.stream: item for item in own.inputs}).values()))
 
 
 def load_fusion(path_or_name: str | Path) -> FusionRecipe | None:

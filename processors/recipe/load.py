@@ -152,7 +152,7 @@ def parse_recipe(text: str, path: Path | None = None) -> Recipe:
     document = Document(text, path)
     for number, table in enumerate(document.tables("input")):
         if "events" in table:
-            why = "this recipe takes the events of others: `kymo run`, `kymo worker` and `kymo up` take it, nothing else does"
+            why = "this recipe takes the events of others: `kymo run`, `replay`, `worker`, `up` and `doctor` take it, nothing else does"
             raise document.error(("input", number), why, "events")
     tables = document.read(RecipeTables)
     chain, windows, notes = compile_chain(document, tables)

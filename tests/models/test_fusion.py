@@ -35,6 +35,7 @@ from kymo.processors.recipe.fusion import EventInputTable, FusionRecipe, FusionT
 from kymo.processors.recipe.load import Recipe, load_recipe, parse_recipe
 from kymo.streams.errors import RecipeError
 from kymo.streams.events import Event, event_id
+from kymo.streams.readers import read
 
 LABELS = ("low", "middle", "high")
 GRIDS = {"a": (2.0, 1.0), "b": (2.0, 1.0), "c": (5.0, 2.5), "d": (0.5, 3.0)}  # of each recipe, s
@@ -374,6 +375,28 @@ def test_recipes_without_a_class_in_common_are_not_fused(tmp_path: Path) -> None
     (tmp_path / "one.csv").write_text("t,x,y\n0,1,2\n")
     done = invoke("run", path, tmp_path / "one.csv", status=1, env={"KYMO_HOME": str(home)})
     assert "no class in common" in done.stderr
+
+
+def test_a_folder_with_a_file_for_each_foot_is_one_session(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    path = foot_recipes(tmp_path, home)
+    (tmp_path / "walk").mkdir()
+    for name in ("left", "right"):
+        recipe = tmp_path / f"{name}.toml"
+        recipe.write_text(recipe.read_text().replace('stream = "imu"', f'stream = "imu.{name}"'))
+        table(tmp_path / "walk" / f"imu.{name}.csv", "t,x,y", (f"{i / 10:.1f},{i % 7},{i % 5}" for i in range(40)))
+    done = invoke("run", path, tmp_path / "walk", env={"KYMO_HOME": str(home)})
+    found = [Event.from_json(line) for line in done.stdout.splitlines()]
+    assert [(event.session, event.start_index, event.absent) for event in found] == [
+        ("walk", start, []) for start in range(0, 38, 2)
+    ]
+    fusion = load_fusion(path)
+    assert fusion is not None
+    (recording,) = read([tmp_path / "walk"], fusion.read_options())  # as a replay reads it
+    assert sorted(stream.header.format.stream for stream in recording.streams) == ["imu.left", "imu.right"]
+    checked = invoke("doctor", "--recipe", path, status=None, env={"KYMO_HOME": str(home)}).stdout
+    assert "feet: fuses the events of left, right" in checked
+    assert checked.count("windows of 0.4 s every 0.2 s") == 2
 
 
 def test_up_runs_what_is_fused_as_well(tmp_path: Path) -> None:
