@@ -19,6 +19,8 @@ from kymo.streams.words import NS
 
 #: What is before 2000 counts from no date, but from when a device was switched on or a recording was begun.
 _DATED_NS = 946_684_800 * NS
+#: An irregular stream may be silent while others go on, or begin before them, so long.
+_SILENT_NS = 3600 * NS
 _NO_LABELS, _BESIDE = "no label column `{}`: read without labels", "beside it: read without labels"
 _LACKS = "no column of stream `{}`: read without it"  # as columns say, one file at a time
 
@@ -195,7 +197,7 @@ def together(
 def _on_one_clock(
     parts: Sequence[Recording], inputs: Sequence[InputOptions], errors: list[SourceError]
 ) -> tuple[list[Recording], list[str]]:
-    """Recordings that lie together in time, and what is assumed of their clocks. An irregular stream may be silent while others go on."""
+    """Recordings that lie together in time, and what is assumed of their clocks."""
     sparse = [part for part in parts if not any(stream.header.format.rate for stream in part.streams)]
     most = max(parts, key=lambda part: (part not in sparse, part.end_ns - part.start_ns))
     dated, name = most.start_ns >= _DATED_NS, Path(most.path).name
@@ -213,7 +215,7 @@ def _on_one_clock(
             which = "no date, and those of that do" if dated else "a date, and those of that do not"
             wrong = f"shares no time with {name}: its times have {which}; give both times of one clock"
             errors.append(SourceError(wrong, part.path))
-        elif part is most or apart_ns < 0 or part in sparse:
+        elif part is most or apart_ns <= (_SILENT_NS if part in sparse else 0):
             kept.append(part)
         elif dated:
             seconds = apart_ns / NS

@@ -45,7 +45,11 @@ def make_command(load_options: Callable[[str], ReadOptions]) -> click.Command:
     @click.option(
         "--stream", metavar="S", help="Only this stream, or the name of a file's only one: imu, imu.left, eda."
     )
-    @click.option("--session", metavar="ID", help="Only this session, or the name of a file's only one.")
+    @click.option(
+        "--session",
+        metavar="ID",
+        help="Only this session, or a name for the only one (of files with a stream each, too).",
+    )
     @click.option("--speed", callback=_speed, default="1", show_default=True, metavar="1|N|max", help="Times the pace.")
     @click.option("--loop", type=click.IntRange(0), default=1, metavar="N", help="Times; 0 until Ctrl-C.")
     @click.option(

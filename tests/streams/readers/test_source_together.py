@@ -267,6 +267,16 @@ def test_clocks_of_one_session(
     assert any(said in note for note in recording.notes)
 
 
+def test_tags_may_come_before_a_session_but_not_years(tmp_path: Path) -> None:
+    table(tmp_path / "rec" / "eda.csv", "eda", 30, NOW)
+    inputs = (WRIST[0], InputOptions("tags", ("tag",), Fraction(0)))
+    for at, count, years in ((NOW, 2, 0), (NOW - 9, 2, 0), (NOW - 365 * 86400, 1, 1)):
+        (tmp_path / "rec" / "tags.csv").write_text(f"timestamp,tag\n{at},1\n")
+        told: list[str] = []
+        (recording,) = read([tmp_path / "rec"], ReadOptions(inputs=inputs), told.append)
+        assert (len(recording.streams), len(told)) == (count, years)
+
+
 @pytest.mark.parametrize(
     ("starts", "offset_s", "said"),
     [
