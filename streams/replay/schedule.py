@@ -113,19 +113,17 @@ def turn_ns(recording: Recording) -> Fraction:
     grid: half a sample away at most, however many turns there were.
     """
     streams = [stream for stream in recording.streams if stream.count]
-    rates = [stream.header.format.rate for stream in streams if stream.header.format.rate]
-    lengths = [_length_ns(stream) for stream in streams]
-    begins = [_begin_ns(stream) for stream in streams]
-    # An irregular stream ends with its last sample, whatever its next interval would have been.
-    ends = [
-        Fraction(stream.end_ns) if stream.times_ns is not None else begin + length
-        for stream, begin, length in zip(streams, begins, lengths, strict=True)
-    ]
-    longest, whole = max(lengths, default=Fraction(0)), max(ends, default=Fraction(0)) - min(begins, default=0)
-    if not rates:
-        return max(longest, whole)
+    regular = [stream for stream in streams if stream.header.format.rate]
+    begin = min(map(_begin_ns, streams), default=Fraction(0))
+    whole = max((_begin_ns(stream) + _span_ns(stream) for stream in streams), default=begin) - begin
+    if not regular:  # the next turn begins a mean interval later
+        intervals = [_span_ns(s) // (s.count - 1) if s.count > 1 else NS for s in streams]
+        return max([whole, *(_span_ns(s) + max(1, step) for s, step in zip(streams, intervals, strict=True))])
+    rates = [stream.header.format.rate for stream in regular]
     slowest = min(rates) / NS
-    return max(math.ceil(longest * slowest), math.floor((whole - NS / max(rates)) * slowest) + 1) / slowest
+    samples = [math.ceil(_span_ns(stream) * slowest) for stream in regular]
+    samples += [math.floor(_span_ns(stream) * slowest) + 1 for stream in streams if stream not in regular]
+    return max(*samples, math.floor((whole - NS / max(rates)) * slowest) + 1) / slowest
 
 
 def _begin_ns(stream: StreamData) -> Fraction:
@@ -133,12 +131,10 @@ def _begin_ns(stream: StreamData) -> Fraction:
     return stream.header.origin_ns + stream.first_index * NS / rate if rate else Fraction(stream.start_ns)
 
 
-def _length_ns(stream: StreamData) -> Fraction:
-    """A stream's length, gaps included; of an irregular one with a mean interval behind it."""
-    if rate := stream.header.format.rate:
-        return (stream.end_index - stream.first_index) * NS / rate
-    length = stream.end_ns - stream.start_ns
-    return Fraction(length + max(1, length // (stream.count - 1)) if stream.count > 1 else NS)
+def _span_ns(stream: StreamData) -> Fraction:
+    """A stream's length, gaps included; of an irregular one to its last sample, whatever its next interval would have been."""
+    rate = stream.header.format.rate
+    return (stream.end_index - stream.first_index) * NS / rate if rate else Fraction(stream.end_ns - stream.start_ns)
 
 
 def _stream_schedule(

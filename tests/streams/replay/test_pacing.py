@@ -358,6 +358,16 @@ def test_loops_of_two_devices_have_no_gap_and_others_what_they_lack() -> None:
     assert len(starts_at) == 3000
 
 
+def test_a_few_tags_make_no_turn_longer() -> None:
+    for tags in ([0, 30 * NS], [39 * NS], [0, 40 * NS - 1], [0, 40 * NS]):
+        whole = Recording("s", [*recording("s", {"eda": 4}, 40).streams, *irregular("s", tags).streams])
+        dues = chunks_only(whole, plan=ReplayPlan(loop=3, chunk_ms=50_000))
+        turn = 40.25 if tags[-1] == 40 * NS else 40
+        assert [due.chunk.first_index for due in dues if due.stream == 0] == [0, 4 * turn, 8 * turn]
+        times = [time for due in dues if due.stream == 1 and due.chunk.count for time in times_of(due.chunk)]
+        assert times == [tag + k * int(turn * NS) for k in range(3) for tag in tags]
+
+
 def test_a_part_begins_and_ends_with_its_samples_whatever_streams_lack_it() -> None:
     early, late = (
         recording("s", {"eda": 4}, 5).streams[0],
