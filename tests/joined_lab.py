@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -46,13 +46,19 @@ DECISIONS: dict[str, Callable[[Decision], bool]] = {
 
 
 def branch(name: str, rate: str, sample: str = "linear") -> Branch:
-    return Branch(name, rate, Chain((Intake((name,)),)), sample)
+    return Branch(name, rate, Chain((Intake((name,)),)), sample, reach_ns=700_000_000 * (rate == "0"))
 
 
 JOINS = [
     Join((branch("a", "10"), branch("b", "10")), "10", "a"),
     Join((branch("a", "10"), branch("b", "4"), branch("c", "20", "mean")), "10", "a"),
     Join((branch("a", "10", "hold"), branch("b", "20", "nearest")), "5", "b"),
+]
+#: With inputs that are irregular.
+SPARSE = [
+    Join((branch("a", "10"), branch("t", "0", "count")), "10", "a"),
+    Join((branch("t", "0", "hold"), branch("a", "10"), branch("u", "0", "mean")), "5", "a"),
+    Join((branch("a", "10"), branch("b", "4"), branch("t", "0", "nearest"), branch("u", "0")), "10", "b"),
 ]
 
 
@@ -141,6 +147,8 @@ def stream(pick: random.Random, session: str, item: Branch, seconds: float) -> l
     if pick.random() < 0.1:
         return []
     header = Header(session, pick.choice([0, 0, 30_000_000]), item.raw)
+    if item.irregular:
+        return sparse(pick, header, seconds)
     rate = float(item.raw.rate)
     count, chunks, at = int(seconds * rate), list[Chunk](), 0
     dies = count if pick.random() < 0.7 else pick.randint(1, count)
@@ -153,6 +161,25 @@ def stream(pick: random.Random, session: str, item: Branch, seconds: float) -> l
         at += size + (pick.randint(1, int(2 * rate)) if pick.random() < 0.1 else 0)
     if pick.random() < (0.8 if dies == count else 0.4):
         chunks.append(Chunk(header, max(at, 1), np.empty((0, 1), np.float32), None, True))
+    return chunks
+
+
+def sparse(pick: random.Random, header: Header, seconds: float) -> list[Chunk]:
+    """An irregular one, with progress marks or without."""
+    at, now, chunks, dies = 0, 0.0, list[Chunk](), seconds if pick.random() < 0.7 else pick.uniform(0, seconds)
+    says = pick.choice([0.0, 0.9, 1.0])
+    while (until := now + pick.choice([0.1, 0.5, 1.0])) < dies:
+        times = sorted(pick.uniform(now, until) for _ in range(pick.choice([0, 0, 1, 1, 2, 5])))
+        data = np.sin(np.arange(at, at + len(times))).astype(np.float32)[:, None]
+        mark = round(until * 10**9) if pick.random() < says else None
+        if times or mark is not None:
+            stamps = np.array([round(time * 10**9) for time in times], np.int64)
+            chunks.append(Chunk(header, at, data, stamps, complete_ns=mark))
+        if chunks and pick.random() < 0.05:
+            chunks.append(pick.choice(chunks))
+        at, now = at + len(times), until
+    if pick.random() < 0.6:
+        chunks.append(Chunk(header, at, np.empty((0, 1), np.float32), np.empty(0, np.int64), True))
     return chunks
 
 
@@ -175,10 +202,10 @@ def defined(log: JoinedLog, chain: Chain) -> list[Found]:
     return sorted(event for events, _ in ends(log, chain) for event in events)
 
 
-def campaign(seed: int, without: str = "") -> None:
+def campaign(seed: int, without: str = "", joins: Sequence[Join] = JOINS) -> None:
     """Random logs, worked on in random steps."""
     pick = random.Random(seed)
-    spec, clock = pick.choice(JOINS), [0.0]
+    spec, clock = pick.choice(joins), [0.0]
     chain = Chain((spec, Windows(6, pick.choice([2, 3, 6]))))
     inputs, topics = recorded(pick, spec)
     log = JoinedLog(inputs, topics=topics, without=without)

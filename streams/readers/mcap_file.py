@@ -182,7 +182,7 @@ def chunk_sessions(
 
 
 def _joined(header: Header, session: str, chunks: list[Chunk], notes: list[str]) -> StreamData:
-    """One stream of its chunks: in order, each sample once."""
+    """One stream of its chunks: in order, each sample once; of an irregular one without what is before an earlier sample, as online."""
     samples, numbers, times = list[Array](), list[NDArray[np.int64]](), list[NDArray[np.int64]]()
     end_index, gaps, missing, repeated = -1, 0, 0, 0
     for chunk in sorted(chunks, key=lambda chunk: (chunk.first_index, chunk.end_index)):
@@ -199,9 +199,14 @@ def _joined(header: Header, session: str, chunks: list[Chunk], notes: list[str])
         notes.append(f"{stream}: {many(gaps, 'gap')}, {many(missing, 'sample')} missing")
     if repeated:
         notes.append(f"{stream}: {many(repeated, 'repeated sample')}, the first of each is kept")
-    times_ns = np.concatenate(times) if len(times) == len(samples) else None
-    header = replace(header, session=session)
-    return StreamData.from_indexes(header, np.concatenate(samples), np.concatenate(numbers), times_ns)
+    header, data, indexes = replace(header, session=session), np.concatenate(samples), np.concatenate(numbers)
+    if len(times) != len(samples):
+        return StreamData.from_indexes(header, data, indexes)
+    times_ns = np.concatenate(times)
+    in_order = times_ns >= np.maximum.accumulate(times_ns)
+    if not in_order.all():
+        notes.append(f"{stream}: {many(int((~in_order).sum()), 'sample')} left out, their times go back")
+    return StreamData.from_indexes(header, data[in_order], indexes[in_order], times_ns[in_order])
 
 
 def _topic_streams(

@@ -384,6 +384,15 @@ def a_decision(pick: random.Random, stage: Any) -> Decision | None:
     return Decision(wait.stream, wait.tick, origin_ns=wait.origin_ns, **about)
 
 
+@pytest.mark.chaos
+@pytest.mark.timeout(20_000)
+@settings(max_examples=2_000, deadline=None)
+@given(st.integers(0, 2**64))
+def test_joins_at_length(seed: int) -> None:
+    campaign(seed)
+    decided(seed)
+
+
 def run_again(pick: random.Random, stage: Any, queues: list[list[Chunk]]) -> list[Any]:
     return [item for chunk in interleaved(pick, queues) for item in stage.push(chunk)]
 

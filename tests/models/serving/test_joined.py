@@ -14,7 +14,7 @@ import pytest
 from aiokafka.structs import TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joined_lab import JOINS, LATE_S, JoinedLife, JoinedLog, campaign
+from joined_lab import JOINS, LATE_S, SPARSE, JoinedLife, JoinedLog, campaign
 from memory_kafka import MemoryKafka, Worker, until
 
 from kymo.models.serving import joined
@@ -37,6 +37,12 @@ NAMES = Names("t")
 @given(st.integers(0, 2**32))
 def test_crashes_anywhere(seed: int) -> None:
     campaign(seed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32))
+def test_crashes_anywhere_with_irregular_inputs(seed: int) -> None:
+    campaign(seed, joins=SPARSE)
 
 
 NEEDED = [
@@ -64,7 +70,7 @@ def test_each_rule_is_needed(rule: str, seed: int) -> None:
 @settings(max_examples=20_000, deadline=None)
 @given(st.integers(0, 2**64))
 def test_crashes_anywhere_at_length(seed: int) -> None:
-    campaign(seed)
+    campaign(seed, joins=[*JOINS, *SPARSE])
 
 
 def lives_of(*handed: Decision, chunks: Sequence[Chunk] = ()) -> tuple[JoinedLife, JoinedLog]:

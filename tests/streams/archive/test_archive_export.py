@@ -16,13 +16,21 @@ from archive_lab import BEGIN_MS, chunk, chunk_record, record, write_archive
 from mcap.reader import make_reader
 from verbs import invoke
 
+from kymo.processors.branch import Branch
+from kymo.processors.chain import Chain
+from kymo.processors.intake import Intake
+from kymo.processors.join import Join
+from kymo.streams.archive.check import check_archive
 from kymo.streams.archive.export import export_recordings, file_stem, label_columns, sample_times
 from kymo.streams.archive.read import ArchiveReader
-from kymo.streams.chunk import Format, Header, signal_format
+from kymo.streams.chunk import Chunk, Format, Header, signal_format
+from kymo.streams.codec import ChunkCodec
 from kymo.streams.events import Event
 from kymo.streams.labels.labels import Label
 from kymo.streams.readers import read
 from kymo.streams.recording import Recording, StreamData
+from kymo.streams.replay.schedule import ReplayPlan, schedule
+from kymo.streams.words import NS
 
 T0 = BEGIN_MS * 10**6
 ODD = np.array([[0.1, -1e-30], [np.nan, 3e38], [1 / 3, 0.0]])
@@ -73,6 +81,44 @@ def test_times_are_exact_however_long_the_stream() -> None:
     header = Header("s", 5, signal_format("imu", ("x",), Fraction(500)))
     stream = StreamData(header, np.zeros((3, 1), np.float32), None, 0, [(7, np.zeros((1, 1))), (far, np.zeros((2, 1)))])
     assert sample_times(stream).tolist() == [header.time_ns(i) for i in (7, far, far + 1)]
+
+
+def test_an_irregular_stream_comes_back_without_its_progress_marks(tmp_path: Path) -> None:
+    chain = (Intake(("ibi",)), Intake(("eda",)))
+    spec = Join(
+        (Branch("ibi", "0", Chain(chain[:1]), "hold", reach_ns=3 * NS), Branch("eda", "4", Chain(chain[1:]))),
+        "4",
+        "eda",
+    )
+    times = T0 + np.array([0, 0, 900, 1800, 5200, 9000], np.int64) * 1_000_000
+    eda, ibi = (Header("s", T0, item.raw) for item in spec.branches[::-1])
+    beats = StreamData(ibi, np.arange(6, dtype=np.float32)[:, None], times)
+    made = Recording("s", [StreamData(eda, np.arange(40, dtype=np.float32)[:, None]), beats])
+    chunks = [due.chunk for due in schedule([made], [0], ReplayPlan())]
+    late = Chunk(ibi, 6, np.ones((1, 1), np.float32), times[:1])
+    chunks[-2:-2] = [late, next(chunk for chunk in chunks if chunk.stream == "ibi" and chunk.count)]
+    assert sum(chunk.complete_ns is not None for chunk in chunks) == 9
+    folder = tmp_path / "archive"
+    write_archive(folder, [[chunk_record(offset, chunk, "physio") for offset, chunk in enumerate(chunks)]])
+    assert check_archive(folder) == []
+    (back,) = read([folder])
+    (stream,) = (one for one in back.streams if one.header.format.stream == "ibi")
+    assert stream.times_ns is not None
+    assert (stream.times_ns.tolist(), stream.data.tolist()) == (times.tolist(), beats.data.tolist())
+    assert "ibi: 1 sample left out, their times go back" in back.notes
+    (path,) = (path for path in export(back, "csv", tmp_path) if path.stem == "ibi")
+    assert [int(line.split(",")[0]) for line in path.read_text().splitlines()[1:]] == times.tolist()
+    online = spec.build()
+    came = [
+        out
+        for record in ArchiveReader(folder).records()
+        for out in online.push(ChunkCodec().decode(record.value or b""))
+    ]
+    offline = spec.build()
+    wanted = [out for one in back.streams for chunk in one.chunks(3) for out in offline.push(chunk)]
+    both = [np.concatenate([out.data for out in outs]).tobytes() for outs in (came, wanted)]
+    assert both[0] == both[1]
+    assert len(both[0]) == 40 * 8
 
 
 def test_label_columns() -> None:
