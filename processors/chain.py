@@ -256,16 +256,19 @@ class ChainStage(Stage):
                     self.counts["windows_with_gaps"] += 1
                     continue
             elif isinstance(item, Chunk):
-                item.filled = self._filled_under(item)
+                self._tell(item)
             admitted.append(item)
         self._intake.forget(min(self._needs_behind_intake(), default=0))
         return admitted
 
-    def _filled_under(self, chunk: Chunk) -> tuple[tuple[int, int, bool], ...]:
+    def _tell(self, chunk: Chunk) -> None:
+        """Say of a chunk what beneath it was interpolated, or not there."""
         assert self._intake is not None
         fmt = chunk.header.format
         start, end = int(chunk.first_index * fmt.step), int((chunk.end_index - 1) * fmt.step) + fmt.span
-        return tuple(gap for gap in self._intake.filled if gap[0] < end and start < gap[1])
+        chunk.filled = tuple(gap for gap in self._intake.filled if gap[0] < end and start < gap[1])
+        absent = ((a, b, stream) for stream, ranges in self._intake.absent.items() for a, b, _ in ranges)
+        chunk.absent = tuple(ticks for ticks in absent if ticks[0] < end and start < ticks[1])
 
     def _needs_behind_intake(self) -> list[int]:
         needs = []

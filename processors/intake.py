@@ -117,6 +117,20 @@ def runs_of(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
+Ranges = list[tuple[int, int, bool]]  # from, to, bridged
+
+
+def united(ranges: Ranges) -> Ranges:
+    """Ranges in their order, those that overlap, or touch and are alike, as one."""
+    out: Ranges = []
+    for start, stop, bridged in sorted(ranges):
+        if out and (start < out[-1][1] or (start == out[-1][1] and bridged == out[-1][2])):
+            out[-1] = out[-1][0], max(out[-1][1], stop), bridged
+        else:
+            out.append((start, stop, bridged))
+    return out
+
+
 class EntryStage(Stage):
     """First stage of a chain: knows which samples that go through are interpolated.
 
@@ -124,12 +138,15 @@ class EntryStage(Stage):
     ----------
     filled : list of (start, end, bridged)
         Ranges of raw samples that a window may still hold.
+    absent : dict of list of (start, end, True)
+        Of several inputs, by stream, the ranges among them at which one was not there.
     """
 
     def __init__(self, max_missing: float = 0.0) -> None:
         super().__init__()
         self._max_missing = max_missing
-        self.filled: list[tuple[int, int, bool]] = []
+        self.filled: Ranges = []
+        self.absent: dict[str, Ranges] = {}
         self._seen = 0  # index one past the newest sample taken
 
     def go_on_from(self, seen: int) -> None:
@@ -141,19 +158,23 @@ class EntryStage(Stage):
         raise TypeError(f"{type(self).__name__} takes one input, and waits for none")
 
     def admits(self, window: Window, covered: int) -> bool:
-        """Say of a window what share of it was interpolated; whether it is to be judged.
+        """Say of a window what share of it was interpolated, and which inputs were not there; whether it is to be judged.
 
         Only the first `covered` of its samples count, on which its rows rest: what lies behind the last row may not have come
         yet when the window is whole, and must not decide.
         """
-        start, length = window.start_index, window.end_index - window.start_index
-        lengths = [(max(0, min(b, start + covered) - max(a, start)), bridged) for a, b, bridged in self.filled]
+        start, stop, length = window.start_index, window.start_index + covered, window.end_index - window.start_index
+        lengths = [(max(0, min(b, stop) - max(a, start)), bridged) for a, b, bridged in self.filled]
+        absent = (stream for stream, ranges in self.absent.items() if any(a < stop and start < b for a, b, _ in ranges))
+        window.absent = tuple(sorted(absent))
         window.missing = sum(n for n, _ in lengths) / length
         return sum(n for n, bridged in lengths if not bridged) / length <= self._max_missing
 
     def forget(self, before: int) -> None:
         """Forget interpolated ranges that end before sample `before`."""
         self.filled = [r for r in self.filled if r[1] > before]
+        if self.absent:
+            self.absent = {stream: [r for r in ranges if r[1] > before] for stream, ranges in self.absent.items()}
 
     def input_needed(self, index: int) -> int:
         """Oldest input index needed to make input `index` again."""
@@ -372,9 +393,10 @@ class DerivedStage(EntryStage):
                 return []
             data, first = data[self._seen - first :], self._seen
         self._in, self._seen = item.header, item.end_index
-        for gap in item.filled:  # one that two chunks rest on comes with both, and twice with both as one
-            if not self.filled or gap[0] >= self.filled[-1][1]:
-                self.filled.append(gap)
+        if item.filled:  # a range that two chunks rest on comes with both, of several inputs longer with the second
+            self.filled = united([*self.filled, *item.filled])
+            for start, end, stream in item.absent:
+                self.absent[stream] = united([*self.absent.get(stream, ()), (start, end, True)])
         return [Chunk(item.header, first, data)]
 
     def forget(self, before: int) -> None:
@@ -387,9 +409,11 @@ class DerivedStage(EntryStage):
         return {} if self._in is None else {self._in.format.stream: self._seen}
 
     def snapshot(self) -> bytes:
-        return pack({"header": self._in, "seen": self._seen, "filled": self.filled})
+        meta: dict[str, Any] = {"header": self._in, "seen": self._seen, "filled": self.filled}
+        return pack(meta | {"absent": self.absent} if self.absent else meta)
 
     def restore(self, snapshot: bytes) -> None:
         meta, _ = unpack(snapshot)
         self._in, self._seen = meta["header"], meta["seen"]
         self.filled = [(a, b, bool(c)) for a, b, c in meta["filled"]]
+        self.absent = {s: [(a, b, True) for a, b, _ in ranges] for s, ranges in meta.get("absent", {}).items()}

@@ -21,15 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.processors.branch import Branch, BranchState, fraction_of
-from kymo.processors.intake import EntryStage, runs_of
+from kymo.processors.intake import EntryStage, runs_of, united
 from kymo.processors.samplers import SampleTimes
 from kymo.processors.spec import Spec, chain_digest, pack, pack_list, unpack, unpack_list
-from kymo.streams.chunk import Chunk, Format, Header, Window
+from kymo.streams.chunk import Chunk, Format, Header
 from kymo.streams.errors import FormatError
 from kymo.streams.schema import Name
 
 Mask = NDArray[np.bool_]
-Ranges = list[tuple[int, int, bool]]  # from, to, bridged
 #: What the joined stream is called.
 JOINED = "joined"
 _TICKS = 4096  # that are put together at once
@@ -144,17 +143,6 @@ class Wait:
     origin_ns: int | None = None  # where nothing leaves before it comes: the grid's origin if it is not waited for
 
 
-def _joined_ranges(ranges: Ranges) -> Ranges:
-    """Ranges of ticks in their order, those that touch as one."""
-    joined: Ranges = []
-    for start, stop, bridged in sorted(ranges):
-        if joined and start <= joined[-1][1]:
-            joined[-1] = joined[-1][0], max(joined[-1][1], stop), bridged
-        else:
-            joined.append((start, stop, bridged))
-    return joined
-
-
 class JoinStage(EntryStage):
     """Stage of :class:`Join`."""
 
@@ -170,7 +158,6 @@ class JoinStage(EntryStage):
         self._tick = 0  # the next to leave
         self._header: Header | None = None
         self._session = ""
-        self._absent: dict[str, Ranges] = {}  # by branch, at which ticks it was not there
 
     def push(self, item: Chunk) -> list[Chunk]:
         """Take a chunk of any input; give the ticks that became whole."""
@@ -213,7 +200,7 @@ class JoinStage(EntryStage):
                 if first < end:
                     self.filled.append((first, end, True))
         if len(self.filled) > 1:
-            self.filled = _joined_ranges(self.filled)
+            self.filled = united(self.filled)
 
     def _look_for_origin(self) -> None:
         """Begin at the grid's first sample; where its input ended without any, at that of the next one that has some."""
@@ -326,21 +313,10 @@ class JoinStage(EntryStage):
             at += width
         for stream, mask in absent:
             ranges = [(start + a, start + b, True) for a, b in runs_of(mask & there & some)]
-            self._absent[stream] = _joined_ranges([*self._absent.get(stream, ()), *ranges])
-            self.filled = _joined_ranges([*self.filled, *ranges])
+            self.absent[stream] = united([*self.absent.get(stream, ()), *ranges])
+            self.filled = united([*self.filled, *ranges])
         for a, b in runs_of(there & some):
             yield Chunk(header, start + a, values[a:b])
-
-    def admits(self, window: Window, covered: int) -> bool:
-        """Say of a window which inputs were not there at some of its ticks, too."""
-        start, stop = window.start_index, window.start_index + covered
-        streams = (branch.stream for branch in self.spec.branches)
-        window.absent = tuple(s for s in streams if any(a < stop and start < b for a, b, _ in self._absent.get(s, ())))
-        return super().admits(window, covered)
-
-    def forget(self, before: int) -> None:
-        super().forget(before)
-        self._absent = {stream: [r for r in ranges if r[1] > before] for stream, ranges in self._absent.items()}
 
     def flush(self) -> list[Chunk]:
         """Nothing more comes of any input."""
@@ -363,7 +339,7 @@ class JoinStage(EntryStage):
         for branch_state in self._branches:
             self._sample(branch_state, branch_state.release())
         meta: dict[str, Any] = {"origin": self._origin_ns, "tick": self._tick, "session": self._session}
-        meta |= {"filled": self.filled, "absent": self._absent}
+        meta |= {"filled": self.filled, "absent": self.absent}
         return pack_list([pack(meta), *(branch_state.snapshot() for branch_state in self._branches)])
 
     def restore(self, snapshot: bytes) -> None:
@@ -371,7 +347,7 @@ class JoinStage(EntryStage):
         meta, _ = unpack(packed)
         self._origin_ns, self._tick, self._session = meta["origin"], meta["tick"], meta["session"]
         self.filled = [(a, b, bool(c)) for a, b, c in meta["filled"]]
-        self._absent = {stream: [(a, b, True) for a, b, _ in ranges] for stream, ranges in meta["absent"].items()}
+        self.absent = {stream: [(a, b, True) for a, b, _ in ranges] for stream, ranges in meta["absent"].items()}
         for branch_state, part in zip(self._branches, branches, strict=True):
             branch_state.restore(part)
             branch_state.begun = self._origin_ns is not None

@@ -78,6 +78,8 @@ class Chunk:
     filled: tuple[tuple[int, int, bool], ...] = ()
     # progress mark of an irregular stream: no sample behind this chunk is from before this Unix time, ns
     complete_ns: int | None = None
+    # of a derived chunk of several inputs: ranges of ticks beneath it at which one was not there (start, end, its stream)
+    absent: tuple[tuple[int, int, str], ...] = ()
 
     @property
     def session(self) -> str:
@@ -134,7 +136,8 @@ class Chunk:
         filled = tuple(gap for gap in self.filled if gap[0] < raw_end and raw < gap[1])
         times, last = None if self.times_ns is None else self.times_ns[start:stop], stop == self.count
         mark = self.complete_ns if last else None
-        return Chunk(self.header, first, self.data[start:stop], times, self.end and last, filled, mark)
+        absent = tuple(ticks for ticks in self.absent if ticks[0] < raw_end and raw < ticks[1])
+        return Chunk(self.header, first, self.data[start:stop], times, self.end and last, filled, mark, absent)
 
     def __repr__(self) -> str:
         return f"Chunk({self.session}/{self.stream}[{self.first_index}:{self.end_index}]{' end' if self.end else ''})"

@@ -47,6 +47,7 @@ class Chunk(_message.Message):
     FRAME_BYTES_FIELD_NUMBER: _builtins.int
     FILLED_FIELD_NUMBER: _builtins.int
     COMPLETE_NS_FIELD_NUMBER: _builtins.int
+    ABSENT_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     data_bytes: _builtins.int
     """size of `data` in bytes"""
@@ -96,6 +97,10 @@ class Chunk(_message.Message):
     def filled(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """derived: raw sample ranges beneath that were interpolated: start, end, 1 if bridged else 0"""
 
+    @_builtins.property
+    def absent(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """derived, of several inputs: ranges of ticks at which one was not there: \"START END STREAM\""""
+
     def __init__(
         self,
         *,
@@ -119,11 +124,12 @@ class Chunk(_message.Message):
         frame_bytes: _abc.Iterable[_builtins.int] | None = ...,
         filled: _abc.Iterable[_builtins.int] | None = ...,
         complete_ns: _builtins.int | None = ...,
+        absent: _abc.Iterable[_builtins.str] | None = ...,
         data: _builtins.bytes | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_complete_ns", b"_complete_ns", "_data", b"_data", "_data_bytes", b"_data_bytes", "_first_index", b"_first_index", "complete_ns", b"complete_ns", "data", b"data", "data_bytes", b"data_bytes", "first_index", b"first_index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_complete_ns", b"_complete_ns", "_data", b"_data", "_data_bytes", b"_data_bytes", "_first_index", b"_first_index", "chain", b"chain", "channels", b"channels", "complete_ns", b"complete_ns", "data", b"data", "data_bytes", b"data_bytes", "dtype", b"dtype", "end", b"end", "filled", b"filled", "first_index", b"first_index", "frame_bytes", b"frame_bytes", "origin_ns", b"origin_ns", "rate_den", b"rate_den", "rate_num", b"rate_num", "session", b"session", "shape", b"shape", "span", b"span", "step_den", b"step_den", "step_num", b"step_num", "stream", b"stream", "times_ns", b"times_ns", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_complete_ns", b"_complete_ns", "_data", b"_data", "_data_bytes", b"_data_bytes", "_first_index", b"_first_index", "absent", b"absent", "chain", b"chain", "channels", b"channels", "complete_ns", b"complete_ns", "data", b"data", "data_bytes", b"data_bytes", "dtype", b"dtype", "end", b"end", "filled", b"filled", "first_index", b"first_index", "frame_bytes", b"frame_bytes", "origin_ns", b"origin_ns", "rate_den", b"rate_den", "rate_num", b"rate_num", "session", b"session", "shape", b"shape", "span", b"span", "step_den", b"step_den", "step_num", b"step_num", "stream", b"stream", "times_ns", b"times_ns", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__complete_ns: _TypeAlias = _typing.Literal["complete_ns"]  # noqa: Y015
     _WhichOneofArgType__complete_ns: _TypeAlias = _typing.Literal["_complete_ns", b"_complete_ns"]  # noqa: Y015

@@ -37,6 +37,7 @@ _MAX_FRAMES = 2**16  # images a chunk
 _MAX_NAME, _MAX_CHANNELS, _MAX_RATE = 200, 4096, 10**9
 _MAX_SAMPLE = 2**26  # numbers a sample, as an uncompressed video frame may have
 # Half of what stays exact in JSON readers that hold numbers as float64: windows reach beyond samples.
+_ABSENT = re.compile(r"(\d{1,18}) (\d{1,18}) (.{1,200})")
 _MAX_INDEX = 2**52
 _MAX_TIME = 2**62  # ns either side of 1970: all times of a chunk and of what is made of it fit into 64 bits
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # a line feed, say, ends a line, and a name within a key
@@ -81,7 +82,8 @@ class ChunkCodec:
             packed = b"" if times is None else _checked_times(header, times.astype("<i8")).tobytes()
             filled = [int(number) for gap in chunk.filled for number in gap]
             mark = _checked_mark(header, chunk.complete_ns)
-            message = Message(times_ns=packed, frame_bytes=sizes, filled=filled, complete_ns=mark)
+            absent = [f"{start} {end} {stream}" for start, end, stream in chunk.absent]
+            message = Message(times_ns=packed, frame_bytes=sizes, filled=filled, complete_ns=mark, absent=absent)
             extra = message.SerializeToString(deterministic=True)
         prefix = _PREFIX.pack(_TAG_BYTES, len(data), _TAG_INDEX, chunk.first_index)
         return b"".join((prefix, known[1], extra, _TAG_DATA, varint(len(data)), data))
@@ -125,7 +127,8 @@ class ChunkCodec:
             times = _checked_times(header, np.frombuffer(message.times_ns, "<i8"))
         elif header.format.dtype != "jpeg" and not message.filled and len(raw) - len(content) <= _MAX_HEADER:
             self._learn(raw, message, header, limit)
-        return Chunk(header, message.first_index, data, times, message.end, _checked_filled(message), mark)
+        filled, absent = _checked_filled(message), _checked_absent(message)
+        return Chunk(header, message.first_index, data, times, message.end, filled, mark, absent)
 
     def _learn(self, raw: bytes, message: Message, header: Header, limit: int) -> None:
         head_end = len(raw) - len(message.data) - 2 - _varint_length(len(message.data))
@@ -305,3 +308,12 @@ def _checked_filled(m: Message) -> tuple[tuple[int, int, bool], ...]:
     if len(numbers) % 3 or any(not end <= a < b < _MAX_INDEX for end, (a, b, _) in zip(ends, gaps, strict=False)):
         raise ChunkError("invalid", f"{m.session}/{m.stream}: interpolated ranges {numbers[:6]} are no rising ranges")
     return gaps
+
+
+def _checked_absent(m: Message) -> tuple[tuple[int, int, str], ...]:
+    """Ranges of ticks at which one of several inputs was not there; they lie within those that were interpolated."""
+    parts = [_ABSENT.fullmatch(text) for text in m.absent]
+    ranges = tuple((int(part[1]), int(part[2]), part[3]) for part in parts if part)
+    if len(ranges) < len(parts) or (ranges and not m.filled):
+        raise ChunkError("invalid", f'{m.session}/{m.stream}: absent {list(m.absent)[:3]}, expected "START END STREAM"')
+    return ranges

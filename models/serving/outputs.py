@@ -192,7 +192,8 @@ class DerivedChunks:
             return item, frozenset()
         start = published - item.first_index
         times_ns = None if item.times_ns is None else item.times_ns[start:]
-        return Chunk(item.header, published, item.data[start:], times_ns, filled=item.filled), frozenset()
+        fresh = Chunk(item.header, published, item.data[start:], times_ns, filled=item.filled, absent=item.absent)
+        return fresh, frozenset()
 
     def ahead(self, marks: Iterable[Mark], given_to: int, seen: int = ENDLESS) -> set[Mark]:
         """None: chunks come in one order only, so that behind one that is not published, and behind a snapshot, none is."""

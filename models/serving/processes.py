@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
@@ -190,7 +191,7 @@ def values_of(spec: SlowSpec, codec: ChunkCodec, chunks: Sequence[Chunk]) -> lis
         rows = spec.apply(np.concatenate([chunk.data for chunk in chunks]), chunks[0].header.format)
         parts = np.split(rows, np.cumsum([chunk.count for chunk in chunks])[:-1])
         return [
-            codec.encode(Chunk(derived_header(c.header, spec), c.first_index, part, c.times_ns, c.end, c.filled))
+            codec.encode(replace(c, header=derived_header(c.header, spec), data=part))
             for c, part in zip(chunks, parts, strict=True)
         ]
     except Exception as error:  # of one of them

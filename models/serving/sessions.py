@@ -384,4 +384,5 @@ class ChunkRun:
             return first
         data = np.concatenate([chunk.data for chunk in self.chunks])
         filled = tuple(gap for chunk in self.chunks for gap in chunk.filled)
-        return Chunk(first.header, first.first_index, data, None, last.end, filled)
+        absent = tuple(ticks for chunk in self.chunks for ticks in chunk.absent)
+        return Chunk(first.header, first.first_index, data, None, last.end, filled, absent=absent)

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from recipes_made import RecipeText, recipe_text, toml
 
-from kymo.models.data.dataset import streams_of, why_not, windows_of
+from kymo.models.data.dataset import chunks_of, streams_of, why_not, windows_of
 from kymo.processors.branch import Branch
 from kymo.processors.chain import Chain
 from kymo.processors.join import Join
 from kymo.processors.recipe.load import parse_recipe
 from kymo.streams.chunk import Array, Header, Window, signal_format
+from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import RecipeError
 from kymo.streams.recording import Recording, StreamData
 
@@ -171,12 +172,16 @@ def test_one_input_alone_takes_no_words_of_a_join(key: str) -> None:
     assert refused.value.line == 4
 
 
+def freed(text: str) -> Chain:
+    """A recipe's chain with windows that lack all inputs but the first."""
+    first, *rest = parse_recipe(text).chain.specs
+    assert isinstance(first, Join)
+    free = (replace(branch, required=False) for branch in first.branches[1:])
+    return Chain((replace(first, branches=(first.branches[0], *free)), *rest))
+
+
 def test_an_input_that_never_came_is_absent_where_it_is_not_required() -> None:
-    recipe = parse_recipe(TWO)
-    entry = recipe.chain.specs[0]
-    assert isinstance(entry, Join)
-    free = replace(entry, branches=(entry.branches[0], replace(entry.branches[1], required=False)))
-    chain = Chain((free, *recipe.chain.specs[1:]))
+    chain = freed(TWO)
     a = stream("a", 20, noise(100, 1, 1))
     came = windows_of([a], chain)
     assert [w.start_index for w in came] == [0, 20, 40, 60]
@@ -226,3 +231,34 @@ def test_irregular_inputs_say_at_each_tick_what_they_had() -> None:
     np.testing.assert_array_equal(data[:, 2], np.histogram(tags, np.append(ticks, 10))[0])
     assert not held.all()
     assert [w.absent for w in came] == [("b",), ("b",)]
+
+
+@pytest.mark.parametrize("seconds", [Fraction(1, 10), Fraction(3)])
+def test_what_was_absent_is_told_over_a_topic_too(seconds: Fraction) -> None:
+    text = joined(
+        {"stream": "a", "rate_hz": 20},
+        {"stream": "b", "rate_hz": 4, "bridge_ms": 500},
+        {"stream": "c", "rate_hz": 20},
+        rate=20,
+        window_s=(2, 0.4),
+        steps=[{"step": "spectrogram", "nperseg": 8, "noverlap": 4}],
+    )
+    chain = freed(text)
+    a, b, c = (noise(count, 1, seed) for seed, count in enumerate((400, 80, 400)))
+    torn = np.delete(np.arange(80), [20, 21, 40, 41, 42, 43, 44, 45])
+    streams = [
+        stream("a", 20, a),
+        StreamData.from_indexes(stream("b", 4, b).header, b[torn], torn),
+        StreamData(stream("c", 20, c).header, c[50:160], None, 50),
+    ]
+    before, behind = chain.split()
+    codec, first, second = ChunkCodec(), before.build(), behind.build()
+    derived = [d for chunk in chunks_of(streams, chain, seconds) for d in first.push(chunk)] + first.flush()
+    came = [w for d in derived for w in second.push(codec.decode(codec.encode(d)))]
+    expected = windows_of(streams, chain)
+    assert [(w.start_index, w.missing, w.absent, w.data.tobytes()) for w in came] == [
+        (w.start_index, w.missing, w.absent, w.data.tobytes()) for w in expected
+    ]
+    told = {w.absent for w in came}
+    assert told == {("c",), ("b", "c"), ()}
+    assert {w.missing for w in came if not w.absent} - {0.0}
