@@ -23,6 +23,7 @@ COMPARISONS = (
     "devices",
     "archive",
     "takeover",
+    "frames",
     "joined",
 )
 
@@ -140,6 +141,7 @@ def _through_kafka(
 ) -> None:
     from benchmarks import end_to_end, report
     from benchmarks.archive import archive
+    from benchmarks.frames import frames
     from benchmarks.joined import joined
     from benchmarks.load import Workload
     from benchmarks.real_time import real_time
@@ -155,6 +157,8 @@ def _through_kafka(
             elif name in ("latency", "memory"):
                 # One run gives both.
                 found[name] = found.get("latency" if name == "memory" else "memory") or real_time(made, work, seconds)
+            elif name == "frames":
+                found[name] = frames(made)
             elif name == "joined":
                 found[name] = joined(made, seconds=seconds)
             elif name == "takeover":

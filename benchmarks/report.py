@@ -63,6 +63,14 @@ _COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("ready_s", "ready after, s", "{}"),
         ("pause_ms", "longest pause of the loop, ms", "{:.0f}"),
     ),
+    "frames": (
+        ("frames", "78 frames a window", "{}"),
+        ("window_mb", "pixels of a window, MB", "{:.1f}"),
+        ("windows", "windows", "{:,}"),
+        ("sent_mb", "sent, MB", "{:,.0f}"),
+        ("seconds", "caught up with in, s", "{:.0f}"),
+        ("peak_mb", "most resident, MB", "{:.0f}"),
+    ),
     "joined": (
         ("sessions", "sessions of four signals", "{:,}"),
         ("windows", "windows", "{:,}"),

@@ -1,0 +1,127 @@
+"""An hour of frames, caught up with. In: a Rig. Out: rows of figures; the most memory of a worker whose windows hold 12 MB of pixels, MB.
+
+A session has sent 15 frames a second, JPEG images or pixels, 224 x 224; its worker begins at the oldest. Windows hold 78 frames (5.2 s);
+images become pixels behind the window, and the model takes float32, 47 MB a window. It is the mean of each colour times weights, so that
+what is measured is what holds frames, not a network.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.child import alive, check, memory
+from benchmarks.drain import EventTopic
+from benchmarks.load import ORIGIN_NS, fill
+from benchmarks.report import Row
+from benchmarks.rig import LABELS, Rig
+from kymo.deploy.children import Child, kymo_command, kymo_environment
+from kymo.models.registry import write_bundle
+from kymo.models.registry.manifest import MODEL
+from kymo.models.zoo.onnx_graph import Graph
+from kymo.processors.recipe.load import Recipe, load_recipe
+from kymo.streams.chunk import Array, Chunk, Header
+from kymo.streams.codec import ChunkCodec
+
+_RATE, _LENGTH, _SIZE, _CHUNK = 15, 78, 224, 15
+_DISTINCT = 101  # frames after which a session repeats itself; prime
+_WEIGHTS = np.random.default_rng(7).standard_normal((3, len(LABELS))).astype(np.float32) / 50
+_TOLERANCE = 2e-3  # a mean of four million float32
+_DECODE = f'[[window.steps]]\nstep = "decode"\nheight = {_SIZE}\nwidth = {_SIZE}\n'
+
+
+def _recipe(name: str, dtype: str) -> str:
+    shape, steps = (f"shape = [{_SIZE}, {_SIZE}]\n", "") if dtype == "uint8" else ("", _DECODE)
+    source = f'[[input]]\nstream = "video"\nrate_hz = {_RATE}\nchannels = ["red", "green", "blue"]\ndtype = "{dtype}"\n'
+    window = f"[window]\nlength_s = {_LENGTH / _RATE}\nhop_s = {_LENGTH / _RATE}\n"
+    return f'name = "{name}"\n{source}{shape}{window}{steps}[model]\narchitecture = "spectrogram_cnn"\n'
+
+
+def _bundle(recipe: Recipe, folder: Path) -> Path:
+    fmt, graph = recipe.output_format(), Graph()
+    shape = [fmt.rows, *fmt.shape]
+    means = graph.node("ReduceMean", ["windows", np.array([1, 2, 3])], keepdims=0)
+    graph.node("MatMul", [means, _WEIGHTS], "logits")
+    model = {"input": "windows", "output": "logits", "shape": shape, "dtype": "float32", "layout": "channels_last"}
+    manifest = {"recipe": recipe.name, "labels": list(LABELS), "temperature": 1.0, "batch": "any"}
+    manifest |= {"chain": recipe.chain.to_json(), "model": model}
+    network = graph.model({"windows": ("n", *shape)}, {"logits": ("n", len(LABELS))})
+    return write_bundle(folder / recipe.name, manifest, {MODEL: network})
+
+
+def _frames(dtype: str) -> tuple[Array, Array]:
+    """Frames as they are sent, and the mean of each one's colours."""
+    random, sent, means = np.random.default_rng(3), np.empty(_DISTINCT, object), np.empty((_DISTINCT, 3))
+    slope = np.linspace(0, 120, _SIZE)
+    for i in range(_DISTINCT):
+        colours = random.integers(0, 120, 3)
+        pixels = (slope[:, None, None] + colours + random.integers(0, 12, (_SIZE, _SIZE, 3))).astype(np.uint8)
+        sent[i] = pixels
+        if dtype == "jpeg":
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, "JPEG", quality=90)
+            sent[i], pixels = file.getvalue(), np.asarray(Image.open(file))
+        means[i] = pixels.mean((0, 1), dtype=np.float64)
+    return (sent if dtype == "jpeg" else np.stack(sent.tolist())), means
+
+
+def _messages(sent: Array, header: Header, count: int) -> Iterator[tuple[str, bytes]]:
+    codec = ChunkCodec()
+    for first in range(0, count, _CHUNK):
+        numbers = np.arange(first, min(first + _CHUNK, count))
+        chunk = Chunk(header, first, sent[numbers % _DISTINCT], None, first + _CHUNK >= count)
+        yield header.session, codec.encode(chunk)
+
+
+def frames(rig: Rig, seconds: float = 3600.0) -> list[Row]:
+    """A worker that catches up with so much of a session, of each kind of frame."""
+    return [_caught_up(rig, dtype, seconds) for dtype in ("jpeg", "uint8")]
+
+
+def _caught_up(rig: Rig, dtype: str, seconds: float) -> Row:
+    name, prefix, count = f"frames-{dtype}", f"bench-frames-{dtype}", int(seconds * _RATE)
+    rig.names(prefix)
+    path = rig.folder / f"{name}.toml"
+    path.write_text(_recipe(name, dtype))
+    recipe = load_recipe(str(path))
+    sent, means = _frames(dtype)
+    header = Header("hour", ORIGIN_NS, recipe.input_format())
+    producer = rig.producer(
+        **{"compression.type": "lz4", "message.max.bytes": 2**23, "queue.buffering.max.kbytes": 2**16}
+    )
+    fill(producer, f"{prefix}.video", _messages(sent, header, count))
+    changes = {"KYMO_BROKERS": rig.settings.brokers, "KYMO_HOME": str(rig.settings.home), "KYMO_METRICS_PORT": "0"}
+    command = kymo_command("worker", str(path), "--bundle", str(_bundle(recipe, rig.folder)), "--prefix", prefix)
+    child = Child("kymo", command, kymo_environment(changes, keep=False))
+    topic, windows, began_s = EventTopic(rig.settings.brokers, f"{prefix}.events"), count // _LENGTH, time.monotonic()
+    with alive([child]):
+        while topic.count() < windows:
+            check([child])
+            time.sleep(0.5)
+        time.sleep(2)  # commits, and what goes with them
+        used, took_s = memory(child.pid), time.monotonic() - began_s
+    _compare(topic.read(), means, windows)
+    topic.close()
+    pixels = _LENGTH * _SIZE * _SIZE * 3 / 1e6
+    sizes = {"window_mb": pixels, "sent_mb": count * float(np.mean([memoryview(f).nbytes for f in sent])) / 1e6}
+    return {"frames": dtype, "windows": windows, **sizes, "seconds": took_s, "peak_mb": used.peak_mb}
+
+
+def _compare(events: list[dict[str, Any]], means: Array, windows: int) -> None:
+    """Raise RuntimeError unless every window is there once, and says what its pixels do."""
+    starts = sorted(event["start_index"] for event in events)
+    if starts != list(range(0, windows * _LENGTH, _LENGTH)):
+        raise RuntimeError(f"{len(events)} events for {windows} windows")
+    for event in events:
+        numbers = np.arange(event["start_index"], event["start_index"] + _LENGTH) % _DISTINCT
+        logits = means[numbers].mean(0) @ _WEIGHTS.astype(np.float64)
+        wanted = np.exp(logits - logits.max())
+        found = np.array([event["probabilities"][label] for label in LABELS])
+        if (off := np.abs(found - wanted / wanted.sum()).max()) > _TOLERANCE:
+            raise RuntimeError(f"window {event['start_index']}: probabilities are off by {off:.1e}")
