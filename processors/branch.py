@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Annotated, ClassVar
@@ -11,12 +12,13 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from kymo.processors.chain import Chain
-from kymo.processors.intake import Intake
+from kymo.processors.intake import Intake, runs_of
 from kymo.processors.samplers import SAMPLERS, Sampler, SampleTimes, samples_a_tick
 from kymo.processors.spec import Spec, Stage, pack, pack_list, unpack, unpack_list
 from kymo.streams.chunk import Array, Chunk, Format, Header, signal_format
 from kymo.streams.errors import FormatError
 from kymo.streams.schema import Name, Rules, Whole
+from kymo.streams.words import NS
 
 _NO_TIMES = np.empty(0, np.int64)
 
@@ -76,6 +78,8 @@ class Branch(Spec):
                 f"branch `{self.stream}`: reach_ns 0, expected how long a value of this irregular stream holds"
             )
         first = self.chain.specs[0]
+        if isinstance(first, Intake) and first.dtype == "uint8":
+            raise FormatError(f"branch `{self.stream}`: frames of uint8 are not put onto ticks, expected jpeg images")
         if not isinstance(first, Intake) or not first.channels:
             raise FormatError(
                 f"branch `{self.stream}`: its chain does not begin with an intake that names its channels"
@@ -100,7 +104,8 @@ class Branch(Spec):
         intake = self.chain.specs[0]
         assert isinstance(intake, Intake)
         rate = fraction_of("branch", self.rate, may_be_0=True)
-        return signal_format(self.stream, intake.channels, rate, intake.dtype, intake.units)
+        fmt = signal_format(self.stream, intake.channels, rate, intake.dtype, intake.units)
+        return replace(fmt, shape=()) if intake.dtype == "jpeg" else fmt
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
         """Format of its chunks, before they are sampled."""
@@ -112,8 +117,8 @@ class Branch(Spec):
 
     def sampled(self, fmt: Format, ticks: Fraction) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Channels and shape of what a tick holds of it."""
-        if fmt.dtype not in ("float32", "float64"):
-            raise FormatError(f"`{fmt.stream}`: samples are {fmt.dtype}, a join takes float32 or float64")
+        if fmt.dtype not in ("float32", "float64") and self.sample not in ("hold", "nearest"):
+            raise FormatError(f'`{fmt.stream}`: sample = "{self.sample}" of frames, expected "hold" or "nearest"')
         if self.sample == "count":
             return ("count",), (1,)
         if self.sample != "block":
@@ -130,10 +135,13 @@ class BranchState:
 
     def __init__(self, spec: Branch, ticks: Fraction) -> None:
         self.spec, self.stage = spec, spec.chain.build()
-        self.sampler = Sampler(spec.sample, SampleTimes(0, ticks), spec.reach_ns if spec.irregular else None)
         self.stream = ""  # the one that feeds it
         self._moved: tuple[Header, Header] | None = None  # the newest header, before and with the offset
         out = spec.output({})
+        reach_ns = spec.reach_ns if spec.irregular else None
+        if not spec.irregular and out.dtype in ("uint8", "jpeg"):
+            reach_ns = math.ceil(NS / out.rate / (2 if spec.sample == "nearest" else 1))
+        self.sampler = Sampler(spec.sample, SampleTimes(0, ticks), reach_ns)
         # Chunks of which no tick comes wait, and go through the steps as one; where these give a sample for a sample.
         self._may_wait = out.step == 1 and out.span == 1 and not spec.irregular
         self._waiting: list[Chunk] = []
@@ -251,6 +259,17 @@ class BranchState:
     def end(self) -> None:
         self.ended = True
         self.values += [run for run in self.sampler.close() if len(run[1])]
+
+    def take_runs(self, start: int, stop: int) -> Iterator[tuple[int, Array]]:
+        """The values of ticks from `start` to `stop`, of those that have one and are not void; forget them."""
+        while self.values and self.values[0][0] < stop:
+            first, data = self.values.popleft()
+            if first + len(data) > stop:
+                self.values.appendleft((stop, data[stop - first :]))
+            counts = np.arange(first, min(first + len(data), stop)) >= start
+            for void, end in self.void:
+                counts[max(void - first, 0) : None if end is None else max(end - first, 0)] = False
+            yield from ((first + a, data[a:b]) for a, b in runs_of(counts))
 
     def take(self, start: int, out: Array) -> None:
         """Write the values of ticks from `start` on into `out`, which is NaN; forget them."""

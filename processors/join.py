@@ -12,7 +12,7 @@ An irregular input says by its samples' times, and by progress marks, what it ha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from typing import Any, ClassVar
@@ -42,7 +42,7 @@ class Join(Spec):
     Parameters
     ----------
     branches : tuple of Branch
-        Two or more, in the order of their channels.
+        In the order of their channels; one alone is put onto the ticks by itself, as frames always are.
     rate : str
         Ticks per second, as a fraction: ``"4"``, ``"30000/1001"``.
     grid : str
@@ -57,12 +57,12 @@ class Join(Spec):
 
     def __post_init__(self) -> None:
         streams = [branch.stream for branch in self.branches]
-        if len(set(streams)) != len(streams) or len(streams) < 2:
-            raise FormatError(f"join: inputs {', '.join(streams) or 'none'}, expected two or more, each another stream")
+        if len(set(streams)) != len(streams) or not streams:
+            raise FormatError(f"join: inputs {', '.join(streams) or 'none'}, expected each another stream")
         if self.grid not in streams:
             raise FormatError(f"join: grid {self.grid!r}, expected one of {', '.join(streams)}")
         fraction_of("join", self.rate)
-        if next(branch for branch in self.branches if branch.stream == self.grid).irregular:
+        if len(streams) > 1 and next(branch for branch in self.branches if branch.stream == self.grid).irregular:
             raise FormatError(f"join: grid {self.grid!r} is irregular, expected an input that is evenly sampled")
         if all(branch.counts_alone for branch in self.branches):
             raise FormatError("join: every input is counted alone, expected one at least that is sampled at the ticks")
@@ -84,7 +84,7 @@ class Join(Spec):
     @property
     def widths(self) -> list[int]:
         """Channels of each branch."""
-        return [branch.sampled(branch.output({}), self.ticks)[1][-1] for branch in self.branches]
+        return [len(branch.sampled(branch.output({}), self.ticks)[0]) for branch in self.branches]
 
     @property
     def channels(self) -> dict[str, tuple[str, ...]]:
@@ -98,6 +98,10 @@ class Join(Spec):
         """Format of the joined stream; it is known from the branches alone."""
         formats = [branch.output({}) for branch in self.branches]
         sampled = [branch.sampled(fmt, self.ticks) for branch, fmt in zip(self.branches, formats, strict=True)]
+        if any(fmt.dtype in ("uint8", "jpeg") for fmt in formats):
+            if len(formats) > 1:
+                raise FormatError("join: frames cannot be put beside other inputs, expected them alone")
+            return replace(formats[0], stream=JOINED, rate=self.ticks, step=Fraction(1), span=1)
         if len({shape[:-1] for _, shape in sampled}) > 1:
             shapes = ", ".join(f"{b.stream} {shape}" for b, (_, shape) in zip(self.branches, sampled, strict=True))
             raise FormatError(f"join: samples of different shapes cannot be put side by side: {shapes}")
@@ -153,6 +157,7 @@ class JoinStage(EntryStage):
         self._branches = list(self._by_stream.values())
         self._widths = spec.widths
         #: In which order inputs are asked for the grid's origin.
+        (self._grid,) = (state for state in self._branches if state.spec.stream == spec.grid)
         self._origins = sorted(self._branches, key=lambda state: (state.irregular, state.spec.stream != spec.grid))
         self._origin_ns: int | None = None
         self._tick = 0  # the next to leave
@@ -297,6 +302,9 @@ class JoinStage(EntryStage):
             digest = chain_digest("", self.spec)
             self._header = Header(self._session, self._origin_ns or 0, self.spec.output({}), digest)
         header = self._header
+        if not header.format.dtype.startswith("float"):
+            yield from (Chunk(header, first, data) for first, data in self._grid.take_runs(start, stop))
+            return
         values = np.full((stop - start, *header.format.shape), np.nan, header.format.dtype)
         there, some, at = np.ones(stop - start, bool), np.zeros(stop - start, bool), 0
         absent: list[tuple[str, Mask]] = []

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kymo.processors.intake import runs_of
 from kymo.processors.spec import pack, unpack
 from kymo.streams.chunk import Array, Chunk, Header, index_at, sample_time_ns
 from kymo.streams.errors import FormatError
@@ -161,7 +162,7 @@ _SINGLE = ("linear", "hold", "nearest")
 
 
 class Sampler:
-    """The memory of one stream that is sampled at ticks; of an irregular one with its reach."""
+    """The memory of one stream that is sampled at ticks; of an irregular one, and of frames, with its reach."""
 
     def __init__(self, way: str, ticks: SampleTimes, reach_ns: int | None = None) -> None:
         self.way, self.ticks, self._need, self.reach_ns = way, ticks, SAMPLERS[way], reach_ns
@@ -196,6 +197,12 @@ class Sampler:
         """Take samples; give runs of ticks: the first one's number, and their values."""
         if chunk.times_ns is not None:
             return self._push_stamped(chunk.data, chunk.times_ns)
+        if self.reach_ns is not None and chunk.count:  # frames of a fixed rate
+            times_ns = SampleTimes.of(chunk.header).times(np.arange(chunk.first_index, chunk.end_index))
+            after = int(
+                np.searchsorted(times_ns, self._newest_ns)
+            )  # a clock that is set back says nothing new at first
+            return self._push_stamped(chunk.data[after:], times_ns[after:])
         values: list[tuple[int, Array]] = []
         if chunk.header is not self._header:
             if self._header is not None and chunk.header != self._header:
@@ -269,7 +276,7 @@ class Sampler:
     def _decide(self, stop: int) -> list[tuple[int, Array]]:
         """The values of ticks up to `stop`, where a sample that is there lies under them; forget what no later tick needs."""
         start, self.ready = self.ready, max(self.ready, stop)
-        values = [(a, self._values(np.arange(a, b))) for a, b in self._near(start, stop)]
+        values = [run for a, b in self._near(start, stop) for run in self._runs(np.arange(a, b))]
         drop = min(max(self._needed(self.ready) - self._first, 0), len(self._kept))
         if drop:
             self._first, self._kept, self._stamps = self._first + drop, self._kept[drop:], self._stamps[drop:]
@@ -300,6 +307,17 @@ class Sampler:
         cuts = np.flatnonzero(starts[1:] > ends[:-1]) + 1
         runs = zip(starts[np.append(0, cuts)].tolist(), ends[np.append(cuts, len(ends)) - 1].tolist(), strict=True)
         return [(a, b) for a, b in runs if a < b]
+
+    def _runs(self, numbers: Ints) -> list[tuple[int, Array]]:
+        """The values of ticks, from the first on; of frames, which know no NaN, the runs of those that have one."""
+        if np.issubdtype(self._kept.dtype, np.floating):
+            return [(int(numbers[0]), self._values(numbers))]
+        stream = self._stream
+        first, _ = self._need(stream, self.ticks, numbers)
+        ages_ns = abs(self.ticks.times(numbers) - stream.times(first))
+        there = (first >= self._first) & (first < self._end) & (ages_ns <= self.reach_ns)
+        at = np.asarray(first - self._first, np.int64)
+        return [(int(numbers[a]), self._kept[at[a:b]]) for a, b in runs_of(np.asarray(there, bool))]
 
     def _values(self, numbers: Ints) -> Array:
         stream = self._stream

@@ -81,6 +81,8 @@ class InputTable:
         why = f'shape: {len(self.shape)} numbers, frames of dtype = "uint8" have two: height and width'
         refuse(len(self.shape) != 2 and self.dtype == "uint8", why, "shape")
         for name in ("units", "bridge_ms", "max_missing") if self.frames else ():
+            if name == "bridge_ms" and not self.rate_hz:  # how long a frame counts
+                continue
             why = f"{name}: the input's samples are frames, of which none is made up and none converted; leave it out"
             refuse(getattr(self, name), why, name)
 
