@@ -446,7 +446,7 @@ def test_a_join_goes_into_a_bundle_and_back() -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"branches": (branch("a", "4"),)}, "expected two or more"),
+        ({"branches": ()}, "inputs none"),
         ({"branches": (branch("a", "4"), branch("a", "8"))}, "each another stream"),
         ({"grid": "c"}, "expected one of a, b"),
         ({"rate": "0"}, "above 0"),
