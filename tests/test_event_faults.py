@@ -121,18 +121,21 @@ def test_events_are_fused_while_workers_are_killed(tmp_path: Path, broker: str, 
     print(f"\n{kills} kills: {count} events, {len(fused)} of them fused, each once")
 
 
+def crowd_worker(settings: Settings, instance: str) -> Child:
+    """A worker of a rule alone."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = kymo_environment(variables(settings) | {"PYTHONPATH": path}, keep=False)
+    topic, script = f"{settings.prefix}.sensor", ROOT / "tests" / "crowd.py"
+    worker = Child(instance, [sys.executable, str(script), settings.prefix, topic, instance], environment)
+    worker.start()
+    return worker
+
+
 def test_a_rule_over_all_sessions_has_one_owner_whoever_is_killed(tmp_path: Path, broker: str, prefix: str) -> None:
     pick, over = random.Random(2), threading.Event()
     settings = Settings(broker, prefix, tmp_path / "home", partitions=3)
     names = Names(prefix)
     ensure_topics(settings, names)
-    script, path = ROOT / "tests" / "crowd.py", os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    environment = kymo_environment(variables(settings) | {"PYTHONPATH": path}, keep=False)
-
-    def started(instance: str) -> Child:
-        worker = Child(instance, [sys.executable, str(script), prefix, names.of("sensor"), instance], environment)
-        worker.start()
-        return worker
 
     def send(labels: Mapping[int, bytes]) -> None:
         with Publisher(settings, names) as publisher:
@@ -149,15 +152,28 @@ def test_a_rule_over_all_sessions_has_one_owner_whoever_is_killed(tmp_path: Path
     def events() -> list[dict[str, Any]]:
         return [json.loads(record.value or b"") for record in read_records(settings, names.of("events"))]
 
-    workers = {name: started(name) for name in ("first", "second")}
+    def goes_on() -> None:
+        count = len(events())
+        await_that(lambda: len(events()) > count + 5, "the rule goes on")
+
+    owner, other = (
+        crowd_worker(settings, "first"),
+        crowd_worker(settings, "second"),
+    )  # the one whose name comes first has all partitions
     sending = threading.Thread(target=feed, daemon=True)
     sending.start()
     try:
-        for name in ("first", "second", "first"):
-            count = len(events())
-            await_that(lambda before=count: len(events()) > before + 5, "the rule goes on")  # type: ignore[misc]
-            kill(workers[name])
-            workers[name] = started(name)
+        for fault in ("killed", "stopped", "killed"):
+            goes_on()
+            if fault == "stopped":
+                owner.send(signal.SIGSTOP)
+                goes_on()  # the other has taken over
+                owner.send(signal.SIGCONT)
+            else:
+                kill(owner)
+                goes_on()
+                owner = crowd_worker(settings, "first")
+        goes_on()
         over.set()
         sending.join(60)
         sent_ns = time.time_ns()
@@ -166,7 +182,7 @@ def test_a_rule_over_all_sessions_has_one_owner_whoever_is_killed(tmp_path: Path
         send({1: b"x", 4: b"x", 6: b"x"})  # what all others say, the rule remembers
         await_that(lambda: len(events()) == count + 3, "all is taken again")
     finally:
-        for worker in workers.values():
+        for worker in (owner, other):
             worker.send(signal.SIGKILL)
             worker.wait(60)
     found = events()
