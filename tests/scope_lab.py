@@ -61,9 +61,9 @@ class ItemLife:
         if self.scopes.rings:
             self.scopes.tick({tp: self.log.visible.get(tp, 0) for tp in self.log.inputs})
 
-    def store(self, crash_after: int = 99, *, heard: bool = True) -> bool:
+    def store(self, crash_after: int = 99, *, heard: bool = True, timed: bool = True) -> bool:
         """Store what is due; False if it crashed on the way, perhaps before it heard of what is stored."""
-        for number, (scope, snapshot) in enumerate(self.scopes.snapshots()):
+        for number, (scope, snapshot) in enumerate(self.scopes.snapshots(timed)):
             if number == crash_after and heard:
                 return False
             if snapshot is None:
@@ -116,7 +116,7 @@ def act(life: ItemLife, pick: random.Random) -> bool:
     elif name == "read":
         life.read(tp, count)
     elif name == "store":
-        return life.store(pick.choice([99, 99, 0, 1]), heard=pick.random() < 0.5)
+        return life.store(pick.choice([99, 99, 0, 1]), heard=pick.random() < 0.5, timed=pick.random() < 0.5)
     elif name == "publish":
         life.publish(count)
     elif name == "hear":

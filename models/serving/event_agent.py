@@ -125,15 +125,15 @@ class EventAgent(Member):
                 return
             for scopes, stood in ends.items():
                 scopes.tick(stood)
-            await self._publish()
+            await self._publish(timed)
             if timed:
                 await self._commit_offsets()
         await self._wake()
 
-    async def _publish(self) -> None:
+    async def _publish(self, timed: bool) -> None:
         state = self._runtime.names.of("state")
         for scopes in self.partitions.values():
-            if due := scopes.snapshots():
+            if due := scopes.snapshots(timed):
                 self._outbox.put(state, scopes.number, [self._record(scopes, *about) for about in due])
         await self._outbox.settled(state)
         self._raise_failure()

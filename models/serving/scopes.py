@@ -142,7 +142,6 @@ class Scope:
         self.upto: dict[TopicPartition, int] = {}  # the newest offset taken
         self.held: dict[TopicPartition, int] = {}  # the first that is in no stored snapshot
         self.outbox: dict[str, Finding] = {}  # found, and not known to be published
-        self.fresh = False  # some of that is in no stored snapshot
         self.stored: set[str] = set()  # ids that the stored snapshot has
         self.is_stored = False
         self.records, self.since_s, self.touched_s = 0, 0.0, 0.0  # taken since the stored snapshot
@@ -152,7 +151,7 @@ class Scope:
     @property
     def settled(self) -> bool:
         """Whether the stored snapshot says all there is to say."""
-        return not (self.held or self.fresh or self.outbox or self.stored or self.machine.over)
+        return not (self.held or self.outbox or self.stored or self.machine.over)
 
 
 class Scopes:
@@ -173,6 +172,7 @@ class Scopes:
         self._topic_ids: dict[str, str] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._changed: dict[Scope, None] = {}  # those that are not settled
+        self._fresh: dict[Scope, None] = {}  # those that have found something that is in no stored snapshot
         self._released: deque[tuple[Scope, Finding]] = deque()
         self._alarms: list[tuple[int, int, Scope]] = []
         self._order = count()
@@ -244,7 +244,7 @@ class Scopes:
             scope.machine, findings = self._operator.machine(scope.name), []
         if findings:
             scope.outbox |= {found.id: found for found in findings}
-            scope.fresh = True
+            self._fresh[scope] = None
         self._note(scope)
 
     def _note(self, scope: Scope) -> None:
@@ -285,19 +285,25 @@ class Scopes:
     @property
     def ready(self) -> bool:
         """Whether something was found that may be published, or may once a snapshot holds it."""
-        return bool(self._released) or any(scope.fresh for scope in self._changed)
+        return bool(self._released) or bool(self._fresh)
 
-    def snapshots(self) -> list[tuple[Scope, ScopeSnapshot | None]]:
-        """What is to be stored now; None deletes a stored one. No record may be taken until it is, and :meth:`stored` says so."""
+    def snapshots(self, timed: bool = True) -> list[tuple[Scope, ScopeSnapshot | None]]:
+        """What is to be stored now, None to delete a stored one; unless `timed`, only of those that have found something.
+
+        No record may be taken until it is stored, and :meth:`stored` says so.
+        """
         due, now_s = list[tuple[Scope, ScopeSnapshot | None]](), self._now_ns() / 1e9
-        for scope in self._changed:
+        for scope in list(self._changed if timed else self._fresh):
+            if scope.machine.over and not scope.is_stored and not scope.outbox:
+                self._forget(scope)  # as if it had never been
+                continue
             if scope.is_stored and self._may_forget(scope):
                 due.append((scope, None))
                 continue
             old = scope.records >= STORE_RECORDS or now_s - scope.since_s >= STORE_S or scope.machine.over
             # What is published need not be looked for at every restart, but to say so of each finding would double the writing.
             stale = bool(scope.stored) and not scope.outbox and now_s - scope.touched_s >= STORE_S
-            if scope.fresh or stale or (scope.held and old):
+            if scope in self._fresh or stale or (scope.held and old):
                 due.append((scope, self._snapshot(scope)))
         return due
 
@@ -306,6 +312,11 @@ class Scopes:
         done = scope.machine.over and not scope.held and not scope.outbox
         return done and all(self._committed.get(tp, 0) > offset for tp, offset in scope.upto.items())
 
+    def _forget(self, scope: Scope) -> None:
+        del self.scopes[scope.name]
+        self._changed.pop(scope, None)
+        self._fresh.pop(scope, None)
+
     def _snapshot(self, scope: Scope) -> ScopeSnapshot:
         ids = {tp.topic: self.topic_id(tp.topic) for tp in scope.upto}
         return ScopeSnapshot(scope.machine.snapshot(), dict(scope.upto), ids, list(scope.outbox.values()), self.end)
@@ -313,11 +324,12 @@ class Scopes:
     def stored(self, scope: Scope, snapshot: ScopeSnapshot | None) -> None:
         """A snapshot is acknowledged; what it has of the outbox may be published."""
         if snapshot is None:
-            del self.scopes[scope.name], self._changed[scope]
+            self._forget(scope)
             return
         self._released += [(scope, found) for found in snapshot.outbox if found.id not in scope.stored]
         scope.stored, scope.is_stored = {found.id for found in snapshot.outbox}, True
-        scope.fresh, scope.held = False, {}
+        scope.held = {}
+        self._fresh.pop(scope, None)
         if scope.settled:
             del self._changed[scope]
 

