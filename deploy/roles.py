@@ -130,7 +130,8 @@ def make_operator(part: Part, names: Names) -> Any:
     # As the recipe says, not the bundle: one that is stateless may be exchanged for one that is not.
     memory = ENDLESS if recipe.stateful else champion.predictor.memory
     # The kinds of windows that it can make; none where its input is the processor's stream or the sensor's alone.
-    kinds = window_kinds(fmt, recipe.chain.cut_behind_window()[0], raw_chain(recipe.chain)) if part.role == BOTH else ()
+    chains = (each.cut_behind_window()[0] for each in (recipe.chain, raw_chain(recipe.chain)))
+    kinds = window_kinds(fmt, *chains) if part.role == BOTH else ()
     events = Events(recipe.name, fmt.step, memory, heads, kinds)
     inputs = (names.for_stream(fmt.stream),) if part.reads_derived else raw_topics(recipe, names)
     # What is read by one kind of windows goes on where that kind left it, whoever reads it.

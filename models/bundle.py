@@ -187,7 +187,14 @@ def _difference(ours: Chain, theirs: Chain) -> str:
 
 def _flat(spec: dict[str, Any]) -> dict[str, Any]:
     """A step's JSON; of one that is taken window by window, what it takes."""
-    return {**_flat(spec["spec"]), "per_window": True} if "spec" in spec else spec
+    flat = {**_flat(spec["spec"]), "per_window": True} if "spec" in spec else dict(spec)
+    for branch in flat.pop("branches", ()):  # of a join: what each of its inputs says, and the steps of each
+        stream, steps = branch["stream"], [_flat(step) for step in branch["chain"]["specs"]]
+        facts = {key: branch[key] for key in branch.keys() - {"step", "stream", "chain"}}
+        facts |= {"[[input.steps]]": [step["step"] for step in steps[1:]]}
+        facts |= {f"{step['step']} {key}": value for step in steps for key, value in step.items() if key != "step"}
+        flat |= {f"{key} of input `{stream}`": value for key, value in facts.items()}
+    return flat
 
 
 def load_bundle(source: str | Path, home: Path | None = None) -> Bundle:

@@ -7,7 +7,7 @@ See :mod:`kymo.models.scores`. A labelled recording without any window counts as
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -82,6 +82,19 @@ class Judgement:
         for head in recipe.heads:
             truths = sorted({label.label for label in recording.labels if label.set == head.set})
             self.missed_heads.setdefault(head.name, []).extend(truths if head.kind == "classes" else truths[:1])
+
+
+def without(recordings: Iterable[Recording], recipe: Recipe, streams: Sequence[str]) -> Iterator[Recording]:
+    """Recordings as if some of a recipe's inputs had never come."""
+    optional = [table.stream for table in recipe.inputs if not table.required]
+    for stream in streams:
+        if stream not in optional:
+            there = f"there are {', '.join(optional)}" if optional else "it has none"
+            raise TrainingError(f"`{stream}` is no input of recipe `{recipe.name}` with required = false; {there}")
+    for recording in recordings:
+        names = [stream.header.format.stream for stream in recording.streams]
+        gone = [(table := recipe.input_of(name)) is not None and table.stream in streams for name in names]
+        yield replace(recording, streams=[s for s, out in zip(recording.streams, gone, strict=True) if not out])
 
 
 def evaluate(

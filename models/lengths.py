@@ -66,8 +66,8 @@ def lengths_of(stream: StreamData, recipe: Recipe, shares: Sequence[float] = (0.
         return {}
     samples = stream.data[:, at].astype(np.float64) * scale
     samples = samples[np.isfinite(samples).all(1)]
-    length = max(1, round(recipe.window_length * source.rate_hz / recipe.rate_hz))
-    windows = np.array_split(samples, max(1, len(samples) // length)) if len(samples) else []
+    count = max(1, len(samples) // _window_samples(fmt.stream, recipe))
+    windows = np.array_split(samples, count) if len(samples) else []
     names = sensors_of(channels, units or [fmt.units[i] for i in at if fmt.units])
     found, prefix = Lengths(), "" if recipe.join is None else f"{source.stream} "
     for name, numbers in names.items() if windows else ():
@@ -78,6 +78,12 @@ def lengths_of(stream: StreamData, recipe: Recipe, shares: Sequence[float] = (0.
             float(np.quantile(roots, shares[-1])),
         ]
     return found
+
+
+def _window_samples(stream: str, recipe: Recipe) -> int:
+    """How many samples of a raw stream a window covers, about."""
+    source = recipe.input_of(stream) or recipe.inputs[0]
+    return max(1, round(recipe.window_length * source.rate_hz / recipe.rate_hz))
 
 
 def widen(lengths: Lengths, found: Mapping[str, Sequence[float]]) -> None:
@@ -96,19 +102,36 @@ class FirstSamples:
     """Listens to the first windows of a live session, until it can be told whether they are like what was learned."""
 
     def __init__(self) -> None:
+        self._streams: dict[str, _FirstOfStream] = {}
+        self._told: set[str] = set()  # of which no more needs to be heard
+
+    def doubt(self, learned: Mapping[str, Sequence[float]], chunk: Chunk, recipe: Recipe) -> str | None:
+        """As :func:`doubt` of all that was heard, the session's next chunk included; None while that is too little of some input."""
+        if not learned:
+            return ""
+        if chunk.stream not in self._told:
+            listener = self._streams.setdefault(chunk.stream, _FirstOfStream())
+            if why := listener.doubt(learned, chunk, recipe):
+                return why
+            self._told |= {chunk.stream} if why is not None else set()
+        return "" if len(self._told) >= len(recipe.inputs) else None
+
+
+class _FirstOfStream:
+    """Listens to one of a session's streams."""
+
+    def __init__(self) -> None:
         self._chunks: list[Chunk] = []
         self._windows: list[Lengths] = []
 
     def doubt(self, learned: Mapping[str, Sequence[float]], chunk: Chunk, recipe: Recipe) -> str | None:
-        """As :func:`doubt` of all that was heard, the session's next chunk included; None while that is too little."""
-        if not learned:
-            return ""
+        """See :meth:`FirstSamples.doubt`."""
         if (
             self._chunks and self._chunks[-1].header != chunk.header
         ):  # other units or channels: another sensor, for all that is known
             self._chunks.clear()
         self._chunks.append(chunk)
-        if sum(part.count for part in self._chunks) < recipe.window_length and not chunk.end:
+        if sum(part.count for part in self._chunks) < _window_samples(chunk.stream, recipe) and not chunk.end:
             return None
         stream = StreamData(chunk.header, np.concatenate([part.data for part in self._chunks]))
         self._windows.append(lengths_of(stream, recipe, _MEDIANS))

@@ -33,7 +33,8 @@ class LabelledWindows(NamedTuple):
     Attributes
     ----------
     X : ndarray
-        ``(n, time, ..., channels)`` float32: behind all steps of the recipe but those that learn, such as `standardise`.
+        ``(n, time, ..., channels)`` float32: behind all steps of the recipe but those that learn, such as `standardise`. Of several
+        inputs, what is missing is NaN.
     y : ndarray of str
         ``(n,)``, the classes.
     groups : ndarray of str

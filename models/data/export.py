@@ -8,10 +8,12 @@
 
 A window is as the trainer sees it: behind the whole chain, with what was learned from the training side, values in C order of
 ``(time, …, channels)``. Windows that a split leaves out are on neither side. What is not known of a head is an empty text or
-NaN in TFRecord, null in Parquet, an empty cell in CSV.
+NaN in TFRecord, null in Parquet, an empty cell in CSV. Of a recipe that joins several inputs, ``absent`` names those that are missing
+somewhere in a window.
 
 Or a file a subject, ``SUBJECT.*``: then nothing is split, nothing has learned, windows without a label are there too (class -1),
-and TFRecords hold what else is known of a recording as ``meta_NAME``. These TFRecords can be trained from: see
+and TFRecords hold what else is known of a recording as ``meta_NAME``; what is missing is NaN, as `mask` stands behind what learns. These
+TFRecords can be trained from: see
 :mod:`kymo.models.data.from_tfrecord`.
 """
 
@@ -135,6 +137,7 @@ def _about(recipe: Recipe, dataset: Dataset, chain: Chain) -> dict[str, Any]:
         ],
         "chain": chain.to_json(),
         "inputs": [{"path": path, **facts} for path, facts in dataset.inputs.items()],
+        **({} if recipe.join is None else {"streams": [table.stream for table in recipe.inputs]}),
     }
 
 
@@ -160,6 +163,8 @@ def _rows(
             "end_ns": window.end_ns,
             **{head["column"]: example.targets.get(head["name"]) for head in about["heads"]},
         }
+        if "streams" in about:
+            row["absent"] = " ".join(window.absent)
         if headers:
             row |= {"header": headers[window.header], "padded": window.padded, "path": example.recording}
             row |= {f"meta_{name}": text for name, text in example.metadata.items()}
@@ -200,7 +205,8 @@ def _write_parquet(path: Path, rows: _Rows, about: dict[str, Any]) -> None:
     from pyarrow import parquet
 
     size = int(np.prod(about["shape"]))
-    texts, numbers = ("label", "session", "subject"), ("class", "start_index", "end_index", "start_ns", "end_ns")
+    texts = ("label", "session", "subject", *(["absent"] if "streams" in about else []))
+    numbers = ("class", "start_index", "end_index", "start_ns", "end_ns")
     kinds = {"window": pa.list_(pa.float32(), size), "shape": pa.list_(pa.int64())}
     kinds |= dict.fromkeys(texts, pa.string()) | dict.fromkeys(numbers, pa.int64())
     kinds |= {head["column"]: pa.float64() if head["kind"] == "number" else pa.string() for head in about["heads"]}

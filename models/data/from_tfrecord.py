@@ -122,9 +122,9 @@ def _example(
         int(features[name][0]) for name in ("start_index", "end_index", "start_ns", "end_ns")
     )
     data = np.asarray(features["window"], np.float32).reshape([int(size) for size in features["shape"]])
-    window = Window(
-        headers[int(features["header"][0])], start, end, start_ns, end_ns, data, padded=int(features["padded"][0])
-    )
+    padded, absent = int(features["padded"][0]), tuple(str(features.get("absent", "")).split())
+    header = headers[int(features["header"][0])]
+    window = Window(header, start, end, start_ns, end_ns, data, padded=padded, absent=absent)
     targets = {head.name: _target(head, known) for head in recipe.heads if known.get(head.set)}
     names = (features["session"], features["subject"], features["path"])
     label = _class(recipe.labels, known)

@@ -109,9 +109,14 @@ def _array_of(windows: Iterable[Window], count: int, layout: str = "channels_las
         rows = _new_array((count, *data.shape)) if rows is None else rows
         rows[i] = data
         if not np.isfinite(rows[i]).all():
+            place = f"session {window.session}, window from sample {window.start_index}"
+            if window.absent:
+                raise TrainingError(
+                    f"{place}: {' and '.join(window.absent)} missing, which is no number behind the chain; make `mask` the last of "
+                    f"[[window.steps]], or say required = true in its [[input]] to leave such windows out"
+                )
             raise TrainingError(
-                f"session {window.session}, window from sample {window.start_index}: a number is not finite behind the "
-                f"chain; look at its steps (a logarithm of 0 needs `eps`)"
+                f"{place}: a number is not finite behind the chain; look at its steps (a logarithm of 0 needs `eps`)"
             )
     if rows is None:
         raise TrainingError("there is no window to learn from")

@@ -4,12 +4,12 @@ read-only views of a memory map.
 ::
 
     rows.bin       rows of all windows one behind the other, as they lie in memory; the chain's own dtype
-    windows.npy    a record a window: where its rows begin, samples, times (ns), label, recording, header
+    windows.npy    a record a window: where its rows begin, samples, times (ns), label, recording, header, absent inputs
     targets.npy    where there are further heads: a number a window and head, that of its class; NaN: not known
     dataset.json   recordings, headers, labels, heads, checksums, notes; written last
 
 Windows that overlap share rows: rows that are, to the byte, the last ones of the window before are not written again.
-Writing holds the last window, and 68 bytes and 8 a head for each window before.
+Writing holds the last window, and 72 bytes and 8 a head for each window before.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ROWS, WINDOWS, TARGETS, DATASET = "rows.bin", "windows.npy", "targets.npy", "dat
 _INTEGERS = ("row", "start_index", "end_index", "start_ns", "end_ns")
 _RECORD = np.dtype(
     [*((name, "<i8") for name in _INTEGERS), ("missing", "<f8"), ("padded", "<i8")]
-    + [(name, "<i4") for name in ("label", "recording", "header")]
+    + [(name, "<i4") for name in ("label", "recording", "header", "absent")]
 )
 
 
@@ -52,6 +52,7 @@ class StoreWriter:
         self._recordings: dict[tuple[str, str, str], int] = {}
         self._metadata: list[dict[str, str]] = []
         self._headers: dict[Header, int] = {}
+        self._absences: dict[tuple[str, ...], int] = {}
         self._last: Window | None = None
         self._axes: tuple[int, ...] = ()
         self._targets: dict[str, _Column] = {}
@@ -77,6 +78,7 @@ class StoreWriter:
             self._labels.setdefault(example.label, len(self._labels)),
             self._recordings.setdefault(recording, len(self._recordings)),
             self._headers.setdefault(window.header, len(self._headers)),
+            self._absences.setdefault(window.absent, len(self._absences)),
         )
         self._records += np.array(record, _RECORD).tobytes()
         for name in example.targets.keys() - self._targets.keys():
@@ -121,6 +123,7 @@ class StoreWriter:
             "heads": {name: list(column.classes) for name, column in heads.items()},
             "recordings": [[*names, facts] for names, facts in zip(self._recordings, self._metadata, strict=True)],
             "headers": [header_to_json(header) for header in self._headers],
+            "absences": list(self._absences),
             "inputs": dataset.inputs,
             "notes": dict(dataset.notes),
             "longest_s": dataset.longest_s,
@@ -182,11 +185,12 @@ def open_store(folder: Path) -> Dataset:
     recordings, labels, height = about["recordings"], about["labels"], about["rows_a_window"]
     targets = _targets(folder, about["heads"], len(records))
     examples = []
-    for i, (row, start, end, start_ns, end_ns, missing, padded, label, recording, header) in enumerate(
+    absences = [tuple(streams) for streams in about["absences"]]
+    for i, (row, start, end, start_ns, end_ns, missing, padded, label, recording, header, absent) in enumerate(
         records.tolist()
     ):
         data = rows[row : row + height].transpose(axes)
-        window = Window(headers[header], start, end, start_ns, end_ns, data, missing, padded)
+        window = Window(headers[header], start, end, start_ns, end_ns, data, missing, padded, absences[absent])
         session, subject, path, metadata = recordings[recording]
         examples.append(Example(window, labels[label], session, subject, path, metadata, targets[i]))
     dataset = Dataset(

@@ -136,6 +136,7 @@ def _held_out(split: dict[str, Any]) -> str:
 @MORE
 @DATA
 @click.option("--bundle", help="Folder, recipe or recipe@digest; else the recipe's current one.")
+@click.option("--without", multiple=True, metavar="S", help="As if this input had never come; may be repeated.")
 @click.option(
     "--report", "folder", type=click.Path(path_type=Path, file_okay=False), help="Write a report (HTML, PNG) into it."
 )
@@ -154,7 +155,7 @@ def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...],
     from rich.console import Console
 
     from kymo.models.bundle import load_bundle
-    from kymo.models.evaluate import judge_recordings
+    from kymo.models.evaluate import judge_recordings, without
     from kymo.models.reports.report import evaluate_with_report, write_report
     from kymo.models.training.record import trained_on
     from kymo.processors.recipe.load import load_recipe
@@ -165,6 +166,8 @@ def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...],
     experiment = _experiment((*paths, *more)) if options["out"] else None
     bundle, written = load_bundle(options["bundle"] or loaded.name), dict[str, str]()
     recordings = read((*paths, *more), loaded.read_options())
+    if options["without"]:
+        recordings = without(recordings, loaded, options["without"])
     if options["folder"]:
         judgement, files = evaluate_with_report(loaded, bundle, recordings)
         written["report"] = str(write_report(options["folder"], files))

@@ -23,6 +23,7 @@ from kymo.processors.recipe.toml import Document, toml_value
 from kymo.processors.registry import STEPS, make_step
 from kymo.processors.spec import SlowSpec, Spec
 from kymo.processors.steps.frames import FramedSpec
+from kymo.processors.steps.maps import Mask
 from kymo.processors.windows import PaddedWindows, Windows
 from kymo.streams.chunk import Format
 from kymo.streams.errors import FormatError, RecipeError
@@ -68,7 +69,8 @@ def compile_chain(document: Document, tables: RecipeTables) -> tuple[Chain, Wind
         formats.append(out)
     moved = steps[len(before) :]
     _, fmt = PlacedStep(windows, partial(document.error, ("window",))).behind(formats[-1])
-    behind = _behind([*moved, *_read_steps(document, table.steps, "window", "steps")], fmt, hop)
+    inputs = entry.channels if isinstance(entry, Join) else {}
+    behind = _behind([*moved, *_read_steps(document, table.steps, "window", "steps")], fmt, hop, inputs)
     chain = Chain((entry, *align(before, formats, windows), windows, *behind))
     return chain, windows, _moved_notes(moved, formats[-1], windows)
 
@@ -136,8 +138,8 @@ def _read_step(parameters: Mapping[str, Any], fail: Callable[..., RecipeError], 
         raise fail(str(error), *[key for _, key in named[:1]]) from None
 
 
-def _behind(steps: Sequence[PlacedStep], fmt: Format, hop: int) -> list[Spec]:
-    """Check the steps behind the window, each on what the one before it gives."""
+def _behind(steps: Sequence[PlacedStep], fmt: Format, hop: int, inputs: Mapping[str, Sequence[str]]) -> list[Spec]:
+    """Check the steps behind the window, each on what the one before it gives; `inputs` are the channels that a join has of each."""
     behind: list[Spec] = []
     for step in steps:
         if not step.spec.after_window:
@@ -145,7 +147,8 @@ def _behind(steps: Sequence[PlacedStep], fmt: Format, hop: int) -> list[Spec]:
                 f"step {step.spec.name!r} makes no row at every hop of {hop} samples and cannot stand behind "
                 f"the window; make the hop a multiple of its step"
             )
-        spec, fmt = replace(step, spec=PerWindow(step.spec)).behind(fmt)
+        placed = step.spec.behind(inputs, fmt) if isinstance(step.spec, Mask) else step.spec
+        spec, fmt = replace(step, spec=PerWindow(placed)).behind(fmt)
         behind.append(spec)
     return behind
 

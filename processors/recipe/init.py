@@ -49,17 +49,37 @@ file_names = {}  # what the names of files, or of their folders, say
 _UNITS = """\
 units = {}  # other known units are converted
 """
+_INPUT = """\
+[[input]]  # which stream of a session this recipe takes
+stream = {}  # kind[.place]; a kind alone takes any place
+rate_hz = {}  # samples per second; a stream of another rate is not taken
+channels = {}  # by name; delete those that are no signal
+{}
+"""
+# Of several inputs.
+_REQUIRED = """\
+required = false  # where it is silent, events say that it is absent; true: no event without it
+"""
+_JOIN = """\
+[join]  # all inputs as one stream, side by side
+rate_hz = {}  # so many ticks per second
+grid = {}  # whose samples are the ticks; those of the others are interpolated (see sample, lateness_s, offset_ms of [[input]])
+
+"""
+_MASK = """
+[[window.steps]]  # zeros for an input that is silent, and a channel that says so
+step = "mask"
+"""
+_DROPOUT = """
+[[train.augment]]  # in some training windows an input is silent, so that the model can do without
+kind = "modality_dropout"
+"""
 _RECIPE = """\
 # Made by `kymo init` from {count}.
 # Every value is a start that works; change what you know better.
 name = {name}  # part of every event's id
 
-{file_names}[[input]]  # which stream of a session this recipe takes
-stream = {stream}  # kind[.place]; a kind alone takes any place
-rate_hz = {rate_hz}  # samples per second; a stream of another rate is not taken
-channels = {channels}  # by name; delete those that are no signal
-{units}
-[[steps]]  # before the window: each column is computed once, however much windows overlap
+{file_names}{inputs}[[steps]]  # before the window: each column is computed once, however much windows overlap
 step = "spectrogram"
 nperseg = {nperseg}  # samples a column covers ({column_s:.3g} s), {bins} frequency bins
 noverlap = {noverlap}  # a column every {step} samples, which divide the hop
@@ -73,7 +93,7 @@ hop_s = {hop_s}  # an event this often: half a window
 
 [[window.steps]]  # behind the window: learned at training, saved in the bundle
 step = "standardise"
-
+{mask}
 [model]
 architecture = "spectrogram_cnn"
 min_probability = 0.5  # below it the label is `unknown`
@@ -83,7 +103,7 @@ min_probability = 0.5  # below it the label is `unknown`
 
 [train]
 split = "subject"  # {subjects}
-"""
+{dropout}"""
 
 
 @dataclass
@@ -101,6 +121,7 @@ class Survey:
     labels: set[str] = field(default_factory=set)
     label_column: str | None = None  # where labels come from
     label_key: str | None = None
+    beside: list[Survey] = field(default_factory=list)  # of the other streams that every recording has
     remarks: list[str] = field(default_factory=list)  # what the user should look at
     notes: list[tuple[str, str]] = field(default_factory=list)  # of reading, with their sessions; not those on rates
 
@@ -144,8 +165,11 @@ def survey_of(
                 error.path,
             ) from None
         raise
-    survey.stream = _choose(summaries, streams, survey)
+    survey.stream, *others = _choose(summaries, streams, survey)
     _agree(survey, summaries[survey.stream])
+    for name in others:
+        survey.beside.append(Survey(None, name, remarks=survey.remarks))
+        _agree(survey.beside[-1], summaries[name])
     return survey
 
 
@@ -259,7 +283,8 @@ def _mcap_files(paths: Sequence[str | Path]) -> Iterator[tuple[str, Recording]]:
                     yield file, next(read([file], ReadOptions()))
 
 
-def _choose(summaries: dict[str, list[_StreamSummary]], streams: Sequence[str], survey: Survey) -> str:
+def _choose(summaries: dict[str, list[_StreamSummary]], streams: Sequence[str], survey: Survey) -> list[str]:
+    """The streams to take, the fastest first: the one that most recordings have, and those that all of these have."""
     if not summaries:
         raise KymoError("no recording holds a signal with a fixed rate, expected at least one")
     names = [name for name in summaries if not streams or name in streams] or (
@@ -267,11 +292,15 @@ def _choose(summaries: dict[str, list[_StreamSummary]], streams: Sequence[str], 
     )
     if not names:
         raise KymoError(f"no stream {', '.join(streams)}; there are {', '.join(sorted(summaries))}")
-    name = max(names, key=lambda n: len(summaries[n]))
-    others = sorted(set(summaries) - {name})
+    most = max(names, key=lambda n: len(summaries[n]))
+    sessions = [{summary.session for summary in summaries[name]} for name in names]
+    taken = [name for name, known in zip(names, sessions, strict=True) if known == sessions[names.index(most)]]
+    taken.sort(key=lambda name: -summaries[name][0].format.rate)
+    others = sorted(set(summaries) - {*taken})
     if others:
-        survey.remarks.append(f"took stream {name}; also there: {', '.join(others)} (choose with --stream)")
-    return name
+        what = f"stream{'s' * (len(taken) > 1)} {', '.join(taken)}"
+        survey.remarks.append(f"took {what}; also there: {', '.join(others)} (choose with --stream)")
+    return taken
 
 
 def _agree(survey: Survey, streams: list[_StreamSummary]) -> None:
@@ -347,11 +376,20 @@ def frames(length: int, hop: int) -> tuple[int, int]:
     return nperseg, nperseg - step
 
 
+def _input_text(survey: Survey, joined: bool) -> str:
+    units = _UNITS.format(toml_value(survey.units)) if survey.units else ""
+    facts = (toml_value(value) for value in (survey.stream, survey.rate_hz, survey.channels))
+    return _INPUT.format(*facts, units + _REQUIRED * joined)
+
+
 def recipe_text(name: str, survey: Survey) -> str:
     """Write a recipe of this name for the recordings of a survey."""
     if survey.shortest < MIN_SAMPLES:
         raise KymoError(f"the shortest recording holds {survey.shortest} samples, expected at least {MIN_SAMPLES}")
-    rate, length = survey.rate_hz, window_samples(survey.shortest, survey.rate_hz)
+    rate, inputs = survey.rate_hz, [survey, *survey.beside]
+    shortest = int(min(Fraction(each.shortest) / each.rate_hz for each in inputs) * rate)
+    shortest = shortest if shortest >= MIN_SAMPLES else survey.shortest  # one that is mostly silent says nothing
+    length = window_samples(shortest, rate)
     hop = length // 2
     nperseg, noverlap = frames(length, hop)
     by_key = survey.label_key is not None and not survey.labels
@@ -360,10 +398,10 @@ def recipe_text(name: str, survey: Survey) -> str:
         count=many(survey.recordings, "recording"),
         name=toml_value(name),
         file_names=_FILE_NAMES.format(toml_value(survey.file_names)) if survey.file_names else "",
-        stream=toml_value(survey.stream),
-        rate_hz=toml_value(rate),
-        channels=toml_value(survey.channels),
-        units=_UNITS.format(toml_value(survey.units)) if survey.units else "",
+        inputs="".join(_input_text(each, bool(survey.beside)) for each in inputs)
+        + (_JOIN.format(toml_value(rate), toml_value(survey.stream)) if survey.beside else ""),
+        mask=_MASK if survey.beside else "",
+        dropout=_DROPOUT if survey.beside else "",
         nperseg=nperseg,
         column_s=float(nperseg / rate),
         bins=nperseg // 2 + 1,
@@ -372,7 +410,7 @@ def recipe_text(name: str, survey: Survey) -> str:
         length_s=toml_value(seconds_of(length, rate)),
         length=length,
         columns=(length - nperseg) // (nperseg - noverlap) + 1,
-        shortest_s=float(survey.shortest / rate),
+        shortest_s=float(shortest / rate),
         hop_s=toml_value(seconds_of(hop, rate)),
         # A comment ends with its line, and TOML forbids control characters in it.
         classes=re.sub(r"[\x00-\x1f\x7f]", " ", classes),

@@ -51,10 +51,12 @@ def init(name: str, sources: tuple[str, ...], out: Path, force: bool, **look: An
     for remark in (*grouped(survey.notes), *survey.remarks):
         click.echo(remark, err=True)
     recipe = parse_recipe(text, file)
-    rate = float(survey.rate_hz)
+    rate, inputs = float(survey.rate_hz), [survey, *survey.beside]
+    channels = [channel for each in inputs for channel in each.channels]
+    streams = " and ".join(f"{each.stream} at {float(each.rate_hz):g} Hz" for each in inputs)
     click.echo(
-        f"{file}: {many(survey.recordings, 'recording')}, {survey.stream} at {rate:g} Hz, {len(survey.channels)} channels "
-        f"({', '.join(survey.channels[:8])}{', …' if len(survey.channels) > 8 else ''}), "
+        f"{file}: {many(survey.recordings, 'recording')}, {streams}, {many(len(channels), 'channel')} "
+        f"({', '.join(channels[:8])}{', …' if len(channels) > 8 else ''}), "
         f"windows of {recipe.window_length / rate:g} s every {recipe.window_hop / rate:g} s"
     )
     where = name if out == Path("recipes") else str(file)

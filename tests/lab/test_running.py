@@ -12,8 +12,9 @@ import pytest
 from recipes_made import STANDARDISE, recipe_text
 
 from kymo.lab.prepare.gait import GRAVITY, NO_FAULTS, Faults, GaitPlan, GaitRun, make_runner, write_gait
-from kymo.lab.prepare.running import Selection, prepare_running
-from kymo.models.evaluate import evaluate
+from kymo.lab.prepare.running import Selection, prepare_running, write_own_recipe
+from kymo.models.data.dataset import streams_of, windows_of
+from kymo.models.evaluate import evaluate, without
 from kymo.models.predict import Classifier
 from kymo.models.run import run
 from kymo.models.training.train import TrainRequest, train
@@ -47,7 +48,11 @@ def changed(name: str, changes: dict[str, str], model: str, epochs: int) -> Reci
 
 @pytest.mark.parametrize(
     ("name", "rows", "shape", "architecture"),
-    [("running", 46, (223, 12), "spectrogram_resnet"), ("running_recurrent", 10_000, (12,), "recurrent")],
+    [
+        ("running", 46, (223, 12), "spectrogram_resnet"),
+        ("running_feet", 46, (223, 14), "spectrogram_resnet"),
+        ("running_recurrent", 10_000, (12,), "recurrent"),
+    ],
 )
 def test_recipes_as_they_are(name: str, rows: int, shape: tuple[int, ...], architecture: str) -> None:
     recipe = load_recipe(name)
@@ -81,7 +86,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def windows_in(recording: Recording) -> int:
     """Windows of 4 s every 2 s; gaps are shorter than what the recipe bridges."""
-    (stream,) = recording.streams
+    stream = recording.streams[0]
     return (stream.end_index - 2000) // 1000 + 1
 
 
@@ -124,6 +129,7 @@ def check_events(recipe: Recipe, recordings: list[Recording], events: list[Event
 @pytest.mark.parametrize(
     ("name", "model"),
     [
+        ("running_feet", 'architecture = "spectrogram_cnn"'),
         ("running", 'architecture = "spectrogram_resnet"\nbackbone = "small"\nwidth = 4'),
         ("running_recurrent", 'architecture = "recurrent"\nunits = 8\npatch = 50'),
         ("running", 'architecture = "minirocket"\nfeatures = 840'),
@@ -132,13 +138,41 @@ def check_events(recipe: Recipe, recordings: list[Recording], events: list[Event
 def test_the_other_models_take_these_recordings(
     name: str, model: str, prepared: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    pytest.importorskip("tensorflow")
-    changes = SMALL if name == "running" else {key: SMALL[key] for key in list(SMALL)[:2]}
+    pytest.importorskip("torch" if "cnn" in model else "tensorflow")
+    changes = SMALL if name != "running_recurrent" else {key: SMALL[key] for key in list(SMALL)[:2]}
     recipe = changed(name, changes, f"{model}\nmin_probability = 0.0", 1)
     request = TrainRequest((str(prepared[1]),), out=tmp_path / "bundle", only=True)
     bundle = train(recipe, request).bundle
     recordings = list(read([min(prepared[1].rglob("*.csv"))], recipe.read_options()))
     check_events(recipe, recordings, list(run(recipe, recordings, Classifier(bundle, recipe.name))))
+
+
+def test_two_devices_give_the_windows_of_one_file(prepared: tuple[Path, Path], tmp_path: Path) -> None:
+    """To the bit, gaps and all; and a foot that is not there is absent."""
+    file = min(prepared[1].rglob("*.csv"))
+    one, two = (changed(name, SMALL, 'architecture = "spectrogram_cnn"', 1) for name in ("running", "running_feet"))
+    windows = {}
+    for recipe in (one, two):
+        (recording,) = read([file], recipe.read_options())
+        windows[recipe.name] = windows_of(streams_of(recording, recipe), recipe.chain.cut_behind_window()[0])
+    assert [window.data.tobytes() for window in windows["running"]] == [
+        w.data.tobytes() for w in windows["running_feet"]
+    ]
+    assert len(windows["running"]) > 1
+    assert {window.absent for window in windows["running_feet"]} == {()}
+    (recording,) = without(read([file], two.read_options()), two, ["imu.left"])
+    left = windows_of(streams_of(recording, two), two.chain.cut_behind_window()[0])
+    assert {window.absent for window in left} == {("imu.left",)}
+    for ours, theirs in zip(left, windows["running"], strict=True):
+        assert np.isnan(ours.data[..., :6]).all()
+        assert ours.data[..., 6:].tobytes() == theirs.data[..., 6:].tobytes()
+
+
+def test_a_recipe_for_both_feet_takes_no_single_one(tmp_path: Path) -> None:
+    write_gait(tmp_path, GaitPlan(1, (3.0,), run_s=8.5))
+    report = prepare_running(tmp_path, tmp_path, Selection(feet="left"))
+    with pytest.raises(SourceError, match="`running_feet` takes both feet, and one was prepared"):
+        write_own_recipe(tmp_path / "Prepared", load_recipe("running_feet"), report)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from documents import SHARED
 from verbs import invoke
 
 import kymo
+from kymo.models.data.dataset import streams_of, windows_of
 from kymo.processors.recipe.init import frames, recipe_text, survey_of, window_samples
 from kymo.processors.recipe.load import Recipe, load_recipe, parse_recipe
 from kymo.streams.errors import SourceWarning
@@ -254,3 +255,39 @@ def test_what_was_doubted_in_reading_is_said() -> None:
     result = init("slow", "--from", "data")
     said = "`t` is read as seconds, its steps are 20; if they are ms, name it `time_ms`"
     assert result.stderr.splitlines() == [f"a and 1 more: {said}"]
+
+
+def write_sensors(folder: Path, seconds: float, rates: dict[str, float], **columns: Any) -> None:
+    """A recording as a folder with a file a sensor."""
+    for name, rate in rates.items():
+        write(folder / f"{name}.csv", seconds, rate, **columns)
+
+
+def test_streams_that_every_recording_has_are_joined(tmp_path: Path) -> None:
+    for number, seconds in enumerate((24, 30, 40)):
+        rates = {"eda": 4.0, "bvp": 64.0} | ({"temp": 2.0} if number else {})
+        write_sensors(
+            tmp_path / f"s{number}", seconds, rates, label="calm" if number else "stress", subject=f"p{number}"
+        )
+    result = init("wrist", "--from", tmp_path)
+    assert result.stdout.splitlines()[0] == (
+        "recipes/wrist.toml: 3 recordings, bvp at 64 Hz and eda at 4 Hz, 6 channels (x, y, z, x, y, z), windows of 5 s every 2.5 s"
+    )
+    assert "took streams bvp, eda; also there: temp (choose with --stream)" in result.stderr
+    recipe = made("wrist")
+    assert [(table.stream, table.rate_hz, table.required) for table in recipe.inputs] == [
+        ("bvp", 64, False),
+        ("eda", 4, False),
+    ]
+    assert recipe.join is not None
+    assert (recipe.join.grid, recipe.rate_hz) == ("bvp", 64)
+    assert [type(variation).__name__ for variation in recipe.train.augment] == ["ModalityDropout"]
+    assert recipe.output_format().channels[-2:] == ("mask.bvp", "mask.eda")
+    for recording, seconds in zip(read([tmp_path], recipe.read_options()), (24, 30, 40), strict=True):
+        windows = windows_of(streams_of(recording, recipe), recipe.chain.cut_behind_window()[0])
+        assert [window.absent for window in windows[:-1]] == [()] * (int((seconds - 5) / 2.5))
+    alone = init("one", "--from", tmp_path, "--stream", "eda")
+    assert "eda at 4 Hz, 3 channels" in alone.stdout
+    assert load_recipe("one").join is None
+    both = init("two", "--from", tmp_path / "s1", "--stream", "eda", "--stream", "temp")
+    assert "eda at 4 Hz and temp at 2 Hz" in both.stdout

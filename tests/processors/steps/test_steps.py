@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from recipes_made import recipe_text
 from scipy.spatial.transform import Rotation
 
-from kymo.processors.chain import Chain
+from kymo.processors.chain import Chain, PerWindow
+from kymo.processors.intake import Intake
 from kymo.processors.recipe.load import parse_recipe
 from kymo.processors.registry import make_step, spec_from_json
 from kymo.processors.steps.field import Deviation, Field, half_sample_mode
@@ -23,6 +24,7 @@ from kymo.processors.steps.maps import Decibels, Log, Mask, Scale, Select, Stand
 from kymo.processors.steps.mel import LogMel, Mel
 from kymo.processors.steps.resample import Resample
 from kymo.processors.steps.spectrogram import Spectrogram
+from kymo.processors.windows import PaddedWindows
 from kymo.streams.chunk import Chunk, Format, Header, Window, signal_format
 from kymo.streams.errors import FormatError
 
@@ -520,3 +522,11 @@ def test_field_and_deviation_know_what_is_missing() -> None:
     given[2].data[0, 1] = np.nan
     means = [np.nanmean(window.data[:, 1]) for window in (given[0], given[2], given[3])]
     assert Deviation(("y",)).fit(given).usual == (half_sample_mode(np.array(means)),)
+
+
+def test_padding_is_as_an_input_that_is_missing() -> None:
+    stage = Chain((Intake(), PaddedWindows(8, 8), PerWindow(OF_JOINED))).build()
+    data = np.ones((5, 3), "float32")
+    (window,) = [*stage.push(Chunk(Header("s", 0, JOINED), 0, data)), *stage.flush()]
+    np.testing.assert_array_equal(window.data[:5], np.ones((5, 5)))
+    np.testing.assert_array_equal(window.data[5:], np.zeros((3, 5)))
