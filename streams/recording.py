@@ -30,7 +30,7 @@ class InputOptions:
     rate_hz: Fraction | None = None
     units: tuple[str, ...] = ()  # one a channel, or empty where unknown
     takes: tuple[str, ...] = ()  # units into which those that a file says are converted, one a channel; empty for none
-    offset_ns: int = 0  # what will be added to its times, to lie with others
+    offset_ns: int | None = 0  # what will be added to its times, to lie with others; None where that is to be found out
 
 
 @dataclass(frozen=True, slots=True)

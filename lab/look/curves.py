@@ -121,19 +121,19 @@ def rows_of(curves: Sequence[Curve]) -> list[list[Curve]]:
     """Curves that share a row: axes of one vector, such as x, y, z or ax, ay, az, in one unit."""
     rows: list[list[Curve]] = []
     for curve in curves:
-        last = rows[-1] if rows else []
-        axis = curve.name[-1:].lower()
-        if (
-            last
-            and axis in "xyzw"
-            and last[-1].name[-1:].lower() in "xyzw"
-            and (last[-1].name[:-1], last[-1].unit) == (curve.name[:-1], curve.unit)
-            and axis not in {member.name[-1:].lower() for member in last}
-        ):
-            last.append(curve)
+        if rows and are_axes([(member.name, member.unit) for member in rows[-1]], (curve.name, curve.unit)):
+            rows[-1].append(curve)
         else:
             rows.append([curve])
     return rows
+
+
+def are_axes(members: Sequence[tuple[str, str]], other: tuple[str, str]) -> bool:
+    """Whether a channel (name, unit) is a further axis of the vector that others are axes of."""
+    (name, unit), (last, unit_of_last) = other, members[-1]
+    axis, known = name[-1:].lower(), {member[-1:].lower() for member, _ in members}
+    same = (last[:-1], unit_of_last) == (name[:-1], unit)
+    return same and axis in "xyzw" and last[-1:].lower() in "xyzw" and axis not in known
 
 
 def thin(seconds: Floats, values: Floats, breaks: Sequence[int] = (), columns: int = COLUMNS) -> tuple[Floats, Floats]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kymo.lab.look.curves import COLUMNS, MOST_BANDS, MOST_GAPS, Band, Curve, Panel, Pictures, rows_of, split_constant
+from kymo.lab.look.curves import (
+    COLUMNS,
+    MOST_BANDS,
+    MOST_GAPS,
+    Band,
+    Curve,
+    Panel,
+    Pictures,
+    rows_of,
+    split_constant,
+    thin,
+)
+from kymo.lab.prepare.lines import Curves
 from kymo.models.reports.plots import BLUE, FAINT, INK, ORANGE, Drawing, draw, grid, shorten
 
 WIDTH = 7.4
@@ -154,3 +167,44 @@ def _pictures(axes: Sequence[Axes], pictures: Pictures) -> int:
     axes[0].tick_params(left=False, labelleft=False)
     axes[0].set_ylim(0, 1)
     return 1
+
+
+def fits_figure(name: str, fits: Sequence[tuple[str, float, Curves]]) -> Drawing:
+    """How clocks were fitted, a row each: how well offsets fit, what each part says, and both lines where they move most, put together."""
+
+    def paint(figure: Figure) -> None:
+        for (title, offset_s, curves), (left, middle, right) in zip(
+            fits, figure.subplots(len(fits), 3, squeeze=False), strict=True
+        ):
+            left.set_title(shorten(title, 60), loc="left", fontsize=8.5, fontweight="bold")
+            sure = math.isfinite(offset_s)
+            if len(curves.fits):
+                left.plot(*thin(curves.offsets_s, curves.fits), color=BLUE, linewidth=0.9)
+            left.set_xlabel("offset (s)")
+            left.set_ylabel("fits (best = 1)")
+            middle.plot(curves.parts_s, curves.parts_offset_s, ".", color=BLUE, markersize=4)
+            middle.set_xlabel("time (s)")
+            middle.set_ylabel("offset (s)")
+            for ax, line in ((left, left.axvline), (middle, middle.axhline)) if sure else ():
+                line(offset_s, color=ORANGE, linewidth=1.0, linestyle="--")
+                grid(ax)
+            if sure and len(curves.parts_offset_s):
+                spread = 4 * float(np.median(np.abs(curves.parts_offset_s - offset_s))) + 1e-4
+                middle.set_ylim(offset_s - spread, offset_s + spread)
+            _both(right, curves, offset_s if sure else 0.0)
+
+    return draw(name, 0.3 + 1.9 * len(fits), paint, 1.6 * WIDTH)
+
+
+def _both(ax: Axes, curves: Curves, offset_s: float) -> None:
+    """Ten seconds of both lines, the second moved."""
+    (times, line), (others, other) = curves.first, curves.second
+    others = others + offset_s
+    width = max(1, int(10 / (times[1] - times[0])))
+    power = np.convolve(np.abs(line) * (times >= others[0]) * (times <= others[-1]), np.ones(width), "valid")
+    start = float(times[int(power.argmax())]) if len(power) else float(times[0])
+    for at, values, hue, dashes in ((times, line, BLUE, "-"), (others, other, ORANGE, "--")):
+        shown = (at >= start) & (at <= start + 10)
+        ax.plot(at[shown], values[shown], color=hue, linewidth=0.8, linestyle=dashes)
+    ax.set_xlabel("both, put together (s)")
+    ax.tick_params(left=False, labelleft=False)

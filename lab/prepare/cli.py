@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kymo.lab.output import progress_bar
+from kymo.lab.output import progress_bar, writing
 from kymo.lab.prepare import FEET, FORMATS, UNITS
 from kymo.streams.errors import KymoError, SourceError
 
@@ -207,3 +207,70 @@ def phone(raw: Path, out: Path, as_json: bool, **choice: object) -> None:
             click.echo(f"{log.source}: {note}", err=True)
     target = out / EXPERIMENT if any(log.labels for log in logs) else out
     click.echo(f"next: kymo plot {target}")
+
+
+@prepare.command("clocks")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…")
+@click.option("--recipe", "recipe_name", help="Says which inputs there are; the others are put onto its grid's clock.")
+@click.option(
+    "--within",
+    "within_s",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Offsets to look for, s.",
+)
+@click.option("--write", is_flag=True, help="Put what is sure into the recipe's file.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="X.png, a picture of how they fit.")
+@_JSON
+def clock_offsets(
+    paths: tuple[str, ...], recipe_name: str | None, within_s: float, write: bool, out: Path | None, as_json: bool
+) -> None:
+    """Find how far apart clocks are that were never set together.
+
+    By knocks that all sensors felt (hold them together and knock five times, unevenly), or by what moves in all of them. The first
+    PATH, or the grid of the recipe, is the reference. What is not sure is said, and the exit status is 1.
+
+    Example: kymo prepare clocks chest.csv wrist.csv --recipe stress --write
+    """
+    from kymo.lab.prepare.offsets import common_offsets, find_offsets, read_sessions, write_offsets
+    from kymo.processors.recipe.load import load_recipe
+
+    if write and not recipe_name:
+        raise click.UsageError("--write puts offset_ms into a recipe; say which with --recipe")
+    if out is not None and out.suffix.lower() != ".png":
+        raise click.BadParameter(f"{out}: expected a name that ends in .png", param_hint="--out")
+    recipe = load_recipe(recipe_name) if recipe_name else None
+    sessions = read_sessions(paths, recipe)
+    with progress_bar("comparing") as progress:
+        offsets = find_offsets(sessions, recipe.join.grid if recipe and recipe.join else "", within_s, progress)
+    common = common_offsets(offsets)
+    sure = {stream: offset for stream, offset in common.items() if isinstance(offset, float)}
+    if as_json:
+        found = [offset.to_json() for offset in offsets]
+        click.echo(json.dumps({"offsets": found, "offset_ms": common}, ensure_ascii=False))
+    else:
+        for offset in offsets:
+            click.echo(f"{offset.session}: {offset.stream} to {offset.reference}: {offset.words}")
+            if offset.note:
+                click.echo(f"  {offset.note}", err=True)
+        for stream, offset_ms in common.items():
+            click.echo(f"{stream}: " + (f"offset_ms = {offset_ms:g}" if stream in sure else str(offset_ms)))
+    if out is not None:
+        from kymo.lab.look.draw import fits_figure
+
+        fits = [
+            (f"{o.stream} to {o.reference}", o.alignment.offset_s, o.alignment.curves)
+            for o in offsets
+            if o.alignment.curves
+        ]
+        with writing(out):
+            out.write_bytes(fits_figure("clocks", fits[:12]).png)
+    if write and recipe:
+        for change in write_offsets(recipe, sure):
+            click.echo(change, err=as_json)
+    if len(sure) < len(common):
+        unsure = ", ".join(stream for stream in common if stream not in sure)
+        raise SourceError(
+            f"no offset for {unsure}: knock all sensors together, five times or more and unevenly, and record that too"
+        )

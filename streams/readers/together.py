@@ -198,6 +198,8 @@ def _on_one_clock(
     parts: Sequence[Recording], inputs: Sequence[InputOptions], errors: list[SourceError]
 ) -> tuple[list[Recording], list[str]]:
     """Recordings that lie together in time, and what is assumed of their clocks."""
+    if any(item.offset_ns is None for item in inputs):
+        return list(parts), []
     sparse = [part for part in parts if not any(stream.header.format.rate for stream in part.streams)]
     most = max(parts, key=lambda part: (part not in sparse, part.end_ns - part.start_ns))
     dated, name = most.start_ns >= _DATED_NS, Path(most.path).name
@@ -206,7 +208,7 @@ def _on_one_clock(
     def offset_ns(part: Recording) -> int:
         """What a recipe adds to its times."""
         kinds = {kind for name in _names(part) for kind in (name, name.partition(".")[0])}
-        return next((item.offset_ns for item in inputs if item.stream in kinds), 0)
+        return next((item.offset_ns or 0 for item in inputs if item.stream in kinds), 0)
 
     for part in parts:
         later_ns = offset_ns(part) - offset_ns(most)
