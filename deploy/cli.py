@@ -158,7 +158,8 @@ def doctor(recipe_name: str | None, session: str | None, repair_topics: bool, js
     """
     if session is not None and recipe_name is None:
         raise click.UsageError("--session needs --recipe: whose events are missed?")
-    from kymo.deploy.doctor import WRONG, check_machine, check_recipe, check_session
+    from kymo.deploy.doctor import WRONG, check_machine, check_recipe
+    from kymo.deploy.doctor_session import check_session
 
     settings = Settings.from_env()
     if repair_topics:

@@ -55,6 +55,7 @@ COUNTS = {
     "other_chain": "Stored sessions read again from their oldest open window, because another chain had stored them",
     "dropped": "Samples that waited for a slow step for too long",
     "doubtful": "Sessions whose first samples are far larger or smaller than all that the bundle learned from",
+    "silent_inputs": "Inputs of sessions that fell silent and are not waited for any more",
     "unmatched": "Chunks of streams that the recipe does not take",
 }
 STAGES = {"chain": "decoding and the chain, per batch of records", "classify": "per batch", "commit": "per commit"}

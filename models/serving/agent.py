@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -28,13 +29,16 @@ from kymo.models.serving.partition import Limits, Partition, Pending
 from kymo.models.serving.runtime import Outbox, Outgoing, Runtime, rejection
 from kymo.models.serving.slow import Judged, Lanes
 from kymo.models.serving.snapshots import Handover
+from kymo.processors.join import Decision
 from kymo.streams.budget import BATCH, PENDING
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import ChunkError, DeliveryError
+from kymo.streams.words import some
 
 _BATCH = 64  # windows a classification; more only adds latency
 _BATCH_S = 0.2  # how long one may take, or a revocation waits for it
 _PENDING_MAX = 256  # windows waiting, of :data:`PENDING` bytes: beyond either nothing more is read
+_TELL_EVERY_S = 10.0
 _YIELD_S = 0.005  # how long records are taken before other tasks have their turn
 
 
@@ -52,6 +56,8 @@ class Agent(Member):
         self._commits = Commits(self.partitions, lambda: self.operator, runtime, self._outbox)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="classify")
         self._batch_size = 1  # windows in the next batch
+        # by input and what it is, sessions to be told of, and when such were last told of
+        self._untold, self._told_s = dict[tuple[str, str], list[str]](), dict[tuple[str, str], float]()
         self._overdue = False  # nothing is taken until a session that holds the commit back can be stored
         self._lanes: Lanes | None = None
         if (slow := operator.processes) is not None:
@@ -334,6 +340,24 @@ class Agent(Member):
 
     # --- committing
 
+    def _tell_decided(self, partition: JoinedPartition, decided: Sequence[tuple[str, Decision]]) -> None:
+        """Tell of inputs that fell silent and of those that are back: now and then a line for each, however many sessions it is in."""
+        for session, decision in decided:
+            is_silent, starts = (
+                decision.stop is None,
+                [(d.stream, d.start) for d in partition.decisions.get(session, ())],
+            )
+            if is_silent and starts.count((decision.stream, decision.start)) > 1:  # a further word on the same silence
+                continue
+            partition.counts["silent_inputs"] += is_silent
+            what = "silent, not waited for any more" if is_silent else "back"
+            self._untold.setdefault((decision.stream, what), []).append(session)
+        now_s = time.monotonic()
+        for key in [key for key in self._untold if now_s - self._told_s.get(key, -math.inf) >= _TELL_EVERY_S]:
+            names, self._told_s[key] = self._untold.pop(key), now_s
+            stream, what = key
+            self._runtime.tell(f"{self.operator.recipe}: input {stream} of session {some(names, 3)} is {what}")
+
     async def _commit_every(self, seconds: float) -> None:
         while True:
             await asyncio.sleep(seconds)
@@ -355,4 +379,5 @@ class Agent(Member):
                     self._raise_failure()
                     for session, decision in decided:
                         self._add(partition, partition.decide(session, decision))
+                    self._tell_decided(partition, [(session.name, decision) for session, decision in decided])
         await self._wake()

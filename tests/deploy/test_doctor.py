@@ -15,17 +15,14 @@ import pytest
 from verbs import invoke
 
 from kymo.deploy.doctor import (
-    SessionFacts,
-    StreamFacts,
     check_broker,
     check_home,
     check_jars,
     check_port,
     check_python,
     check_topics,
-    explain,
-    window_count,
 )
+from kymo.deploy.doctor_session import SessionFacts, StreamFacts, explain, window_count
 from kymo.processors.recipe.load import Recipe, load_recipe
 from kymo.streams.chunk import Chunk, Format, Header
 from kymo.streams.codec import ChunkCodec
@@ -123,9 +120,9 @@ def test_too_short(recipe: Recipe) -> None:
 def test_no_events(recipe: Recipe) -> None:
     facts = SessionFacts("s", streams={"imu": stream(recipe, [0, 100])})
     assert "start one: kymo worker basicmotions" in said(recipe, facts)[1]
-    facts.committed = 10
+    facts.committed["kymo.sensor"] = 10
     assert "has not come to this session yet" in said(recipe, facts)[1]
-    facts.committed = 21
+    facts.committed["kymo.sensor"] = 21
     assert "although a worker has passed" in said(recipe, facts)[1]
 
 

@@ -116,10 +116,9 @@ def test_labels_come_from_closed_sets() -> None:
 
 
 def test_every_count_that_is_kept_has_a_metric() -> None:
-    serving = ROOT / "models" / "serving"
-    files = [*(ROOT / "processors").glob("*.py"), serving / "partition.py", serving / "sessions.py"]
-    kept = set()
-    for file in files:
+    serving = [ROOT / "models" / "serving" / f"{name}.py" for name in ("partition", "sessions", "agent", "slow")]
+    kept = {"not_a_number", "too_large"}  # which the intake names in a variable
+    for file in (*(ROOT / "processors").glob("*.py"), *serving):
         for node in ast.walk(ast.parse(file.read_text())):
             if (
                 isinstance(node, ast.Subscript)

@@ -15,7 +15,7 @@ from kafka import KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from verbs import execute, variables
 
-from kymo.deploy.doctor import explain, gather
+from kymo.deploy.doctor_session import explain, gather
 from kymo.processors.recipe.load import load_recipe
 from kymo.streams.archive.check import check_archive
 from kymo.streams.archive.format import segment_paths

@@ -140,6 +140,7 @@ def test_an_input_dies_and_returns_while_workers_come_and_go() -> None:
         inputs = [TopicPartition(f"t.{b.stream}", 0) for b in spec.branches]
         worker = Worker(kafka, joined_operator(spec), NAMES)
         worker.start(*inputs)
+        lines = list[str]()
         for number in range(80):
             for tp, items in zip(inputs, chunks, strict=True):
                 if tp is inputs[0] or number not in silent:
@@ -150,6 +151,7 @@ def test_an_input_dies_and_returns_while_workers_come_and_go() -> None:
                 )
             if number % 12 == 11:
                 await worker.stop()
+                lines += worker.lines
                 worker = Worker(kafka, joined_operator(spec), NAMES)
                 worker.start(*inputs)
             await asyncio.sleep(0.02)
@@ -173,5 +175,9 @@ def test_an_input_dies_and_returns_while_workers_come_and_go() -> None:
         assert len(events) == len({e["start_index"] for e in events})
         assert {e["start_index"]: e["holds"] for e in events} == wanted
         assert any(decision.stop is None for decision in decided)
+        of_b = [line for line in lines + worker.lines if line.startswith("two: input b of session s is ")]
+        assert of_b[:2] == [
+            f"two: input b of session s is {what}" for what in ("silent, not waited for any more", "back")
+        ]
 
     asyncio.run(work())

@@ -13,7 +13,7 @@ import pytest
 from tables import at_rate, check_read, one, table
 from verbs import invoke
 
-from kymo.deploy.doctor import SessionFacts, StreamFacts, explain, window_count
+from kymo.deploy.doctor_session import SessionFacts, StreamFacts, explain, window_count
 from kymo.processors.recipe.load import load_recipe
 from kymo.streams.chunk import Chunk, Header
 from kymo.streams.errors import SourceError
