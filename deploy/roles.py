@@ -16,6 +16,7 @@ from kymo.deploy.worker_log import say
 from kymo.models.bundle import Bundle, check_model, load_bundle, raw_chain
 from kymo.models.serving.outputs import ENDLESS, DerivedChunks, Events, window_kinds
 from kymo.processors.chain import Chain
+from kymo.processors.join import Join
 from kymo.processors.recipe.fusion import FusionRecipe, load_fusion
 from kymo.processors.recipe.load import Recipe, load_recipe
 from kymo.streams.chunk import Chunk, Format
@@ -51,6 +52,7 @@ def load_deployments(
         check_model(recipe)
         loaded_bundle = find(bundle or recipe.name, home)
         loaded_bundle.check(recipe)
+        check_waiting(recipe, loaded_bundle)
         deployments.append(Deployment(recipe, loaded_bundle))
     check_names([deployment.recipe.name for deployment in deployments])
     return deployments
@@ -71,6 +73,25 @@ def split_fusions(recipes: Sequence[str]) -> tuple[list[str], list[FusionRecipe]
         else:
             streams.append(name)
     return streams, fusions
+
+
+def check_waiting(recipe: Recipe, bundle: Bundle) -> None:
+    """Refuse a recipe of several inputs whose sessions cannot be stored: what these have in common is not read again."""
+    from kymo.models.serving.snapshots import BYTES_MAX
+
+    entry = bundle.chain.specs[0]
+    if not isinstance(entry, Join):
+        return
+    late_s, fmt = max(table.lateness_s for table in recipe.inputs), recipe.input_format()
+    chain, waiting = bundle.chain.cut_behind_window()[0].memory_bytes(fmt), entry.waiting_bytes(late_s)
+    needs = chain + sum(waiting.values())
+    if needs > BYTES_MAX:
+        parts = ", ".join(f"`{stream}` {size / MIB:.1f}" for stream, size in waiting.items())
+        raise RecipeError(
+            f"recipe {recipe.name}: a session may hold {needs / MIB:.1f} MiB, and a snapshot {BYTES_MAX / MIB:.1f}: its steps and "
+            f"window take {chain / MIB:.1f}, and what waits for lateness_s = {late_s:g} {parts}; shorten the window, or lateness_s, "
+            "or take fewer channels"
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -168,7 +189,7 @@ def patience_of(recipe: Recipe, names: Names) -> dict[str, Any]:
     from kymo.models.serving.joined import Patience
 
     tables = recipe.inputs if recipe.join is not None else ()
-    return {table.stream: Patience(names.for_stream(table.stream), table.lateness_s) for table in tables}
+    return {table.stream: Patience(names.for_stream(table.stream), table.lateness_s, table.idle_s) for table in tables}
 
 
 def raw_topics(recipe: Recipe, names: Names) -> tuple[str, ...]:

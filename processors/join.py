@@ -11,6 +11,7 @@ An irregular input says by its samples' times, and by progress marks, what it ha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -116,8 +117,17 @@ class Join(Spec):
         return Format(JOINED, tuple(channels), tuple(units) if any(units) else (), self.ticks, dtype, shape)
 
     def memory_bytes(self, fmt: Format) -> int:
-        """What its branches keep."""
+        """What its branches keep, but for what waits."""
         return sum(branch.chain.memory_bytes(branch.raw) for branch in self.branches)
+
+    def waiting_bytes(self, seconds: float) -> dict[str, int]:
+        """By stream, what is kept of it while it is so far ahead of another: its samples before the grid is known, else its ticks."""
+        kept, joined = dict[str, int](), self.output({})
+        for branch, width in zip(self.branches, self.widths, strict=True):
+            fmt = branch.output({})
+            tick = self.ticks * width * math.prod(joined.shape[:-1]) * np.dtype(joined.dtype).itemsize
+            kept[branch.stream] = math.ceil(seconds * max(tick, fmt.rate * fmt.sample_bytes))
+        return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +264,8 @@ class JoinStage(EntryStage):
             if branch_state.ended or branch_state.ends:
                 continue
             since, back = branch_state.since, None
-            if since is not None and branch_state.sampler.ready > since:  # it may have nothing to say, but says so
+            if since is not None and branch_state.stream and branch_state.sampler.ready > since:
+                # It may have nothing to say, but says so.
                 first = next((first for first, _ in branch_state.values if first >= since), self._tick)
                 back = max(first if not branch_state.irregular else since, self._tick)
             waits.append(Wait(branch_state.spec.stream, branch_state.lacks, newest, since, back, branch_state.behind))

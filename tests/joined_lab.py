@@ -6,10 +6,11 @@ A campaign may leave out a rule, to show that it is needed.
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
@@ -19,6 +20,8 @@ from hypothesis import currently_in_test_context, note
 
 from kymo.models.serving import joined
 from kymo.models.serving.joined import JoinedPartition, JoinedSession, Patience
+from kymo.models.serving.operator import Operator
+from kymo.models.serving.outputs import Events
 from kymo.models.serving.partition import Limits
 from kymo.models.serving.snapshots import Handover
 from kymo.processors.branch import Branch
@@ -281,3 +284,18 @@ def is_settled(entry: JoinStage) -> bool:
     waits = entry.waits()
     late = [w for w in waits if w.tick is not None and w.newest - w.tick >= LATE_S * entry.spec.ticks]
     return not late and not any(w.behind for w in waits) and (not waits or len(waits) == len(entry.spec.branches))
+
+
+def joined_operator(spec: Join) -> Operator:
+    """Events that say what their windows hold, of a join whose inputs come on topics of their own."""
+    chain = Chain((spec, Windows(6, 3)))
+
+    def classify(windows: Sequence[Any], _: object) -> list[list[bytes]]:
+        about = [{"session": w.session, "start_index": w.start_index, "holds": w.data.tobytes().hex()} for w in windows]
+        return [[json.dumps({"recipe": "two"} | fields).encode()] for fields in about]
+
+    topics = {b.stream: f"t.{b.stream}" for b in spec.branches}
+    operator = Operator(
+        "two", "two.x", tuple(topics.values()), chain, Events("two"), NAMES.of("events"), lambda _: None, classify
+    )
+    return replace(operator, patience={name: Patience(topic, LATE_S) for name, topic in topics.items()})

@@ -181,8 +181,8 @@ class Agent(Member):
             self._tell_damaged(partition)
             await asyncio.sleep(0)
             offsets |= {TopicPartition(topic, n): offset for topic, offset in partition.next_offset.items()}
-        if operator.patience:  # from here on what an earlier life still has on its way counts no more
-            await self._commits.commit_offsets()
+        if operator.patience:
+            await self._commits.overrule(handovers)
         await runtime.kafka.begin(offsets)
         for n, handover in handovers.items():
             self._clear_up(n, handover)

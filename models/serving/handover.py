@@ -371,16 +371,25 @@ class Commits:
         value = decisions_to_json(decisions, partition.chain) if decisions else None
         return Outgoing(self.decisions_key(session), value, [self.life(partition.state_end)])
 
+    async def overrule(self, handovers: Mapping[int, Handover]) -> None:
+        """From here on what an earlier life still decides counts no more; nor does what one had decided that was overtaken already."""
+        state = self._runtime.names.of("state")
+        for number, handover in handovers.items():
+            partition = self._partitions[number]
+            assert isinstance(partition, JoinedPartition)
+            decided = {name: partition.decisions.get(name, ()) for name in handover.overruled}
+            self._outbox.put(state, number, [self._decisions(partition, *entry) for entry in decided.items()])
+        await self._outbox.settled(state)
+        await self.commit_offsets()
+
     def forget(self, number: int, handover: Handover) -> None:
-        """Delete what is of no use: snapshots, and decisions that were overruled, or are of sessions that are gone."""
+        """Delete snapshots that are of no use, and what was decided of sessions that are gone."""
         partition = self._partitions[number]
         records = [
             Outgoing(self.key(name), None, [self.life(partition.state_end)])
             for name in (*handover.gone, *handover.odd_snapshots)
         ]
-        decisions = getattr(partition, "decisions", {})
-        names = {*handover.overruled, *(handover.decisions.keys() & set(handover.gone))}
-        records += [self._decisions(partition, name, decisions.get(name, ())) for name in sorted(names)]
+        records += [self._decisions(partition, name, ()) for name in handover.gone if name in handover.decisions]
         self._outbox.put(self._runtime.names.of("state"), number, records)
 
     async def commit_offsets(self) -> None:

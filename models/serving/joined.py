@@ -26,7 +26,7 @@ from kymo.processors.chain import Chain
 from kymo.processors.join import Decision, JoinStage
 from kymo.processors.spec import chain_digest
 from kymo.processors.windows import WindowStage
-from kymo.streams.chunk import Chunk
+from kymo.streams.chunk import Chunk, Window
 from kymo.streams.errors import MessageError
 from kymo.streams.messages import read_object
 
@@ -99,10 +99,10 @@ class JoinedSession(Session):
         if self.join.over and not self.ended:
             outputs += self.stage.flush()
             self.ended = True
-        outputs = [output for output in outputs if output.start_index > self.given_to]  # type: ignore[union-attr]
-        if outputs:
-            self._given_outputs.extend(GivenOutput(self._outputs.place(output), 0) for output in outputs)
-            self.given_to = outputs[-1].start_index  # type: ignore[union-attr]
+        outputs = self._fresh(outputs)
+        self._given_outputs.extend(GivenOutput(self._outputs.place(output), 0) for output in outputs)
+        if outputs and isinstance(outputs[-1], Window):
+            self.given_to = outputs[-1].start_index
         return outputs
 
     def due(
@@ -130,8 +130,13 @@ class JoinedSession(Session):
         return None
 
     def _published_end(self, marks: Marks) -> int:
-        """Where the newest window ends that an earlier life has published: what it says of its ticks stands."""
-        return max((start + self._window_length for start, _ in marks), default=0)
+        """Up to which tick an earlier life has published something that rests on it: that stands."""
+        window = next((stage.spec.length for stage in self.stage.stages if isinstance(stage, WindowStage)), None)
+        newest = max((place for place, _ in marks), default=-1)
+        if window is not None or newest < 1:
+            return 0 if newest < 0 else newest + (window or 0)
+        fmt = self.stage.spec.output({})
+        return int((newest - 1) * fmt.step) + fmt.span
 
     def _lags_s(self) -> dict[str, float]:
         """By input, how far the others are ahead of it, where that may have something decided although nothing comes."""
@@ -147,10 +152,6 @@ class JoinedSession(Session):
     def waits(self, patience: Mapping[str, Patience]) -> bool:
         """Whether a decision may be due although nothing comes any more."""
         return _are_due(self._lags_s(), patience)
-
-    @property
-    def _window_length(self) -> int:
-        return next(stage.spec.length for stage in self.stage.stages if isinstance(stage, WindowStage))
 
     def holds(self) -> dict[str, int]:
         return self._held
@@ -182,7 +183,7 @@ class JoinedSession(Session):
         ahead = self._outputs.ahead(by_mark, self.given_to)
         meta: dict[str, Any] = {"upto": dict(self.upto), "memory": self.memory, "given_to": self.given_to}
         meta |= {"published": sorted((*mark, by_mark[mark]) for mark in ahead), "decided": self.decided}
-        meta |= {"topic_ids": {topic: topic_id(topic) for topic in self.upto}, "lags_s": self._lags_s()}
+        meta |= self._made() | {"topic_ids": {topic: topic_id(topic) for topic in self.upto}, "lags_s": self._lags_s()}
         front = {"chain": self._chain, "topic": "", "topic_id": "", "upto": 0, "open": 0, "ended": self.ended}
         return partial(SessionSnapshot.of, front, meta, [stage.snapshot() for stage in self.stage.stages])
 
@@ -200,6 +201,7 @@ class JoinedSession(Session):
         self.upto = {str(t): int(n) for t, n in meta["upto"].items() if same_topic(str(ids[t]), topic_id(t))}
         self.published = {(int(start), str(head)): str(*bundle) for start, head, *bundle in meta["published"]}
         self.given_to, self.ended = int(meta["given_to"]), snapshot.ended
+        self._go_on_from(meta)
         if snapshot.chain != self._chain:
             raise MessageError(
                 "its recipe's chain has changed, and what several inputs have in common is not read again"

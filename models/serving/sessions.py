@@ -13,7 +13,7 @@ where the oldest open one begins: the session is read again from there, and what
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -139,17 +139,21 @@ class Session:
         outputs: list[Output] = self.stage.push(chunk)
         if chunk.end:
             outputs += self.stage.flush()
-        if outputs and isinstance(outputs[-1], Chunk):
-            outputs = [part for output in outputs for part in output.parts(MESSAGE_DATA)]  # type: ignore[union-attr]
-            self._derived = (outputs[-1].header, outputs[-1].end_index)
-        if chunk.end and self._derived is not None and self._derived[1] > self._ended_at:
-            self._ended_at = self._derived[1]
-            outputs += self._outputs.ending(*self._derived)
         self.ended = chunk.end
-        outputs = [o for o in outputs if not isinstance(o, Window) or o.start_index > self.given_to]
+        outputs = self._fresh(outputs)
         if outputs:
             self._note(outputs, places[0][1])
         return outputs
+
+    def _fresh(self, outputs: list[Output]) -> list[Output]:
+        """Of what the chain gave, what was not given yet; a derived stream in parts that fit into messages, and with its end mark."""
+        if outputs and isinstance(outputs[-1], Chunk):
+            outputs = [part for output in outputs for part in output.parts(MESSAGE_DATA)]  # type: ignore[union-attr]
+            self._derived = (outputs[-1].header, outputs[-1].end_index)
+        if self.ended and self._derived is not None and self._derived[1] > self._ended_at:
+            self._ended_at = self._derived[1]
+            outputs += self._outputs.ending(*self._derived)
+        return [o for o in outputs if not isinstance(o, Window) or o.start_index > self.given_to]
 
     def _note(self, outputs: list[Output], offset: int) -> None:
         if offset <= self.stored_upto:
@@ -260,9 +264,7 @@ class Session:
         ahead = self._outputs.ahead(by_mark, self.given_to, self._seen)
         meta: dict[str, Any] = {"stream": self.stream, "memory": self.memory, "given_to": self.given_to}
         meta |= {"seen": self._seen, "published": sorted((*mark, by_mark[mark]) for mark in ahead)}
-        if self._derived is not None:
-            header, end = self._derived
-            meta |= {"made": header_to_json(header), "made_end": end, "ended_at": self._ended_at}
+        meta |= self._made()
         needs = self._needs()
         _, oldest, meta["open_seen"] = next(
             (entry for entry in self._ledger if entry[0] > needs or entry is self._ledger[-1]),
@@ -297,6 +299,19 @@ class Session:
         except Exception as error:  # whatever stands there was written by somebody
             raise MessageError(f"a snapshot is damaged ({type(error).__name__}: {error})") from error
 
+    def _made(self) -> dict[str, Any]:
+        """Where the derived stream stands, if that is what comes out."""
+        if self._derived is None:
+            return {}
+        header, end = self._derived
+        return {"made": header_to_json(header), "made_end": end, "ended_at": self._ended_at}
+
+    def _go_on_from(self, meta: Mapping[str, Any]) -> None:
+        if "made" in meta:
+            header, end = header_from_json(meta["made"]), int(meta["made_end"])
+            self._derived, self._ended_at = (header, end), int(meta["ended_at"])
+            self.published |= self._outputs.published_to(end)
+
     def begin_anew(self) -> None:
         """Forget what the chain has seen."""
         self.stage, self.irregular = self.stage.spec.build(), True
@@ -306,10 +321,7 @@ class Session:
         self.published = {(int(start), str(head)): str(*bundle) for start, head, *bundle in meta.get("published", ())}
         self.stream, self.topic, self.ended = str(meta["stream"]), snapshot.topic, snapshot.ended
         self.memory, self.given_to = list(meta.get("memory", [])), int(meta.get("given_to", -1))
-        if "made" in meta:
-            header, end = header_from_json(meta["made"]), int(meta["made_end"])
-            self._derived, self._ended_at = (header, end), int(meta["ended_at"])
-            self.published |= self._outputs.published_to(end)
+        self._go_on_from(meta)
         if self.reads_again(snapshot):
             # Where a window's oldest sample is not known, what comes next is all that can be taken.
             self.takes_from = snapshot.open if snapshot.open >= 0 else snapshot.upto + 1

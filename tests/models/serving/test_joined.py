@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -14,23 +13,18 @@ import pytest
 from aiokafka.structs import TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joined_lab import JOINS, LATE_S, SPARSE, JoinedLife, JoinedLog, campaign
+from joined_lab import JOINS, NAMES, SPARSE, JoinedLife, JoinedLog, campaign, joined_operator
 from memory_kafka import MemoryKafka, Worker, until
 
 from kymo.models.serving import joined
-from kymo.models.serving.joined import Patience, decisions_from_json, decisions_to_json
-from kymo.models.serving.operator import Operator
-from kymo.models.serving.outputs import Events
+from kymo.models.serving.joined import decisions_from_json, decisions_to_json
 from kymo.models.serving.partition import Limits
 from kymo.processors.chain import Chain
-from kymo.processors.join import Decision, Join
+from kymo.processors.join import Decision
 from kymo.processors.windows import Windows
 from kymo.streams.chunk import Chunk, Header
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import MessageError
-from kymo.streams.topics import Names
-
-NAMES = Names("t")
 
 
 @settings(max_examples=100, deadline=None)
@@ -111,21 +105,6 @@ def test_decisions_of_another_join_are_passed_over() -> None:
     assert decisions_from_json(made, Chain((replace(JOINS[0], rate="5"), Windows(6, 3)))) == []
     with pytest.raises(MessageError, match="no decisions"):
         decisions_from_json(b'{"join": 1}', chain)
-
-
-def joined_operator(spec: Join) -> Operator:
-    """Events that say what their windows hold, of a join whose inputs come on topics of their own."""
-    chain = Chain((spec, Windows(6, 3)))
-
-    def classify(windows: Sequence[Any], _: object) -> list[list[bytes]]:
-        about = [{"session": w.session, "start_index": w.start_index, "holds": w.data.tobytes().hex()} for w in windows]
-        return [[json.dumps({"recipe": "two"} | fields).encode()] for fields in about]
-
-    topics = {b.stream: f"t.{b.stream}" for b in spec.branches}
-    operator = Operator(
-        "two", "two.x", tuple(topics.values()), chain, Events("two"), NAMES.of("events"), lambda _: None, classify
-    )
-    return replace(operator, patience={name: Patience(topic, LATE_S) for name, topic in topics.items()})
 
 
 def test_an_input_dies_and_returns_while_workers_come_and_go() -> None:
