@@ -186,7 +186,7 @@ class IntakeStage(EntryStage):
 
     def __init__(self, spec: Intake) -> None:
         super().__init__(spec.max_missing)
-        self.spec = spec
+        self.spec, self._frames = spec, spec.frames
         self._dtype = np.dtype(object if spec.dtype == "jpeg" else spec.dtype)
         self._in: Header | None = None
         self._out: Header | None = None
@@ -272,7 +272,7 @@ class IntakeStage(EntryStage):
 
     def _good(self, values: Array) -> NDArray[np.bool_] | None:
         """Which samples are numbers, or images that are not too large; None for all."""
-        if self.spec.frames:
+        if self._frames:
             if self.spec.dtype == "uint8" or max(map(len, values)) <= IMAGE:
                 return None
             good, why = np.array([len(image) <= IMAGE for image in values]), "too_large"

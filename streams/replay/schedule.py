@@ -63,8 +63,11 @@ def cut(recording: Recording, start_s: float, duration_s: float | None) -> Recor
 def _cut_stream(stream: StreamData, low_ns: int, high_ns: int) -> StreamData:
     if stream.times_ns is not None:
         a, b = (int(i) for i in np.searchsorted(stream.times_ns, [low_ns, high_ns]))
-        first = min(stream.first_index + a, stream.end_index)
-        return StreamData(stream.header, stream.data[a:b], stream.times_ns[a:b], first)
+        runs = [np.arange(first, first + len(samples)) for first, samples in stream.pieces]
+        numbers = np.append(np.concatenate(runs), stream.end_index)
+        if a == b:
+            return StreamData(stream.header, stream.data[a:b], stream.times_ns[a:b], int(numbers[a]))
+        return StreamData.from_indexes(stream.header, stream.data[a:b], numbers[a:b], stream.times_ns[a:b])
     rate, origin = stream.header.format.rate, stream.header.origin_ns
     low, high = index_at(origin, rate, low_ns), index_at(origin, rate, high_ns)
     pieces = []

@@ -251,6 +251,21 @@ def test_loops_continue_index_and_time(loop: int, chunk_ms: float, first: int) -
     assert [c.end for c in got] == [False] * (len(got) - 1) + [True]
 
 
+def test_a_part_of_an_irregular_stream_keeps_the_numbers_of_its_samples() -> None:
+    times = np.array([0, 1, 5, 6, 9], np.int64) * NS
+    header = Header("s", 0, signal_format("ibi", ("ms",), 0))
+    data = np.arange(5, dtype=np.float32)[:, None]
+    whole = Recording("s", [StreamData.from_indexes(header, data, np.array([3, 4, 7, 8, 9]), times)])
+    part = cut(whole, 1, 6)
+    assert part is not None
+    assert [(first, samples[:, 0].tolist()) for first, samples in part.streams[0].pieces] == [(4, [1]), (7, [2, 3])]
+    assert part.streams[0].times_ns is not None
+    assert part.streams[0].times_ns.tolist() == [NS, 5 * NS, 6 * NS]
+    both = cut(Recording("s", [*recording().streams, *whole.streams]), 2, 2)
+    assert both is not None
+    assert (both.streams[1].count, both.streams[1].first_index) == (0, 7)
+
+
 def test_loops_of_irregular_samples_go_on_one_interval_later() -> None:
     plan = ReplayPlan(loop=2, chunk_ms=10_000)
     got = [d.chunk for d in chunks_only(irregular("s", [0, NS, 2 * NS]), plan=plan) if d.chunk.count]
