@@ -19,6 +19,7 @@ from kymo.processors.intake import Intake
 from kymo.processors.registry import STEPS, make_step, spec_from_json
 from kymo.processors.spec import Spec
 from kymo.processors.steps.frames import FramedSpec
+from kymo.processors.steps.images import Decode, Encode
 from kymo.processors.steps.maps import Scale
 from kymo.processors.steps.spectrogram import Spectrogram
 from kymo.processors.windows import PaddedWindows, Windows
@@ -42,6 +43,8 @@ def examples() -> dict[str, list[Example]]:
             Example(Intake(), imu()),
             Example(Intake(("c1",), ("m/s^2",), "float64", bridge=3), imu(2, "int16", units=("g", "g"))),
             Example(Intake(bridge=2, fill=9, max_missing=0.5), imu(3, "float64")),
+            Example(Intake(dtype="jpeg"), IMAGES),
+            Example(Intake(("green", "red"), dtype="uint8"), PIXELS),
         ],
         "windows": [
             Example(Windows(10, 4), imu()),
@@ -61,6 +64,9 @@ def examples() -> dict[str, list[Example]]:
             Example(Chain((Intake(), Windows(8, 3))), imu()),
             Example(Chain((Intake(bridge=2, fill=9, max_missing=0.5), Windows(12, 5))), imu(2, "float64")),
             Example(Chain((Intake(bridge=30), Windows(5, 9))), imu(1)),
+            Example(Chain((Intake(dtype="jpeg"), Windows(8, 3), PerWindow(Decode(3, 4)))), IMAGES),
+            Example(Chain((Intake(dtype="jpeg"), Decode(3, 4), Scale(1 / 255), PaddedWindows(6, 2))), IMAGES),
+            Example(Chain((Intake(dtype="uint8"), Encode(), Windows(5, 5), PerWindow(Decode(3, 4)))), PIXELS),
             Example(Chain((Intake(bridge=2), PaddedWindows(9, 6), PerWindow(Scale(2.0, 1.0)))), imu(2)),
             Example(Chain((Intake(), Spectrogram(nperseg=4, noverlap=2), PaddedWindows(12, 8))), imu(1)),
             Example(Chain((Intake(), PaddedWindows(12, 5), PerWindow(Spectrogram(nperseg=4, noverlap=2)))), imu(1)),
@@ -118,6 +124,9 @@ STEP_EXAMPLES: list[tuple[str, dict[str, Any], Format]] = [
         {"acc": ("c5", "c1", "c2"), "mag": ("c3", "c0", "c4")},
         imu(7, "int16", units=("T", "g", "g", "T", "T", "g", "s")),
     ),
+    ("derived", {}, IMAGES),
+    ("derived", {}, PIXELS),
+    ("select", {"channels": ("blue",)}, PIXELS),
     ("decode", {"height": 3, "width": 4}, IMAGES),
     ("encode", {}, PIXELS),
     ("scale", {"factor": 1 / 255}, PIXELS),
