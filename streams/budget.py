@@ -27,4 +27,4 @@ OUTBOX: Final = 32 * MIB
 #: Memories of sessions that are packed together; what is due beyond it is stored with the next commit.
 PACKED: Final = 32 * MIB
 #: What one session keeps, and one window of it on its way to the model.
-WINDOW: Final = 384 * MIB
+WINDOW: Final = 256 * MIB

@@ -27,7 +27,7 @@ from tiny_models import (
 )
 
 from kymo.models.bundle import find_bundle, load_bundle
-from kymo.models.onnx_model import RULES, OnnxModel
+from kymo.models.onnx_model import MAX_BATCH, RULES, OnnxModel, most_together, random_windows
 from kymo.models.predict import Classifier, softmax
 from kymo.models.registry import write_bundle
 from kymo.models.registry.manifest import MANIFEST, MODEL
@@ -365,3 +365,15 @@ def test_softmax_is_a_distribution(logits: list[float], temperature: float) -> N
     assert sum(found) == pytest.approx(1)
     assert all(0 <= p <= 1 for p in found)
     assert found.index(max(found)) == logits.index(max(logits)) or len(set(found)) < len(found)
+
+
+def test_what_a_model_is_tried_with_does_not_depend_on_how_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = np.random.default_rng(0).standard_normal((6, 5, 7)).astype(np.float32)
+    monkeypatch.setattr("kymo.models.onnx_model._NUMBERS", 11)
+    assert random_windows(np.random.default_rng(0), 6, (5, 7), "float32").tobytes() == whole.tobytes()
+
+
+def test_windows_are_run_together_as_long_as_they_fit() -> None:
+    assert most_together((1000, 12), "float32") == MAX_BATCH
+    assert most_together((78, 224, 224, 3), "uint8") == 2
+    assert most_together((78, 224, 224, 3), "float32") == 1

@@ -108,7 +108,7 @@ def test_a_recipe_that_does_not_fit_is_refused_with_the_sum() -> None:
     assert f"a window of {frames} images of up to 1 MiB is {frames * IMAGE / 2**20:.1f} MiB" in said
     assert f"{decoded / 2**20:.1f} behind `decode` (300 x 224 x 224 x 3 uint8)" in said
     assert f"{model / 2**20:.1f} as the model takes it" in said
-    assert f"{(frames * IMAGE + decoded + model) / 2**20:.1f} MiB in all, expected 384 at most" in said
+    assert f"{(frames * IMAGE + decoded + model) / 2**20:.1f} MiB in all, expected 256 at most" in said
     assert "line" in said or "[window]" in said
 
 
