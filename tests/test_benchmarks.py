@@ -15,6 +15,7 @@ from scipy.signal import spectrogram
 from benchmarks import end_to_end, load, peer, report, truth
 from benchmarks.__main__ import main
 from benchmarks.archive import TITLES, archive
+from benchmarks.frames import frames
 from benchmarks.load import Workload
 from benchmarks.peer import Task
 from benchmarks.peer_bare import take
@@ -169,6 +170,16 @@ def test_takeover(made: Rig) -> None:
     rows = takeover(made, WORK, 5, 1)
     assert [row["sessions"] for row in rows] == [0, 5]
     assert report.table("takeover", rows).count("\n") == 3
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+def test_frames(made: Rig) -> None:
+    """A worker with windows of 12 MB stays under 1 GB, whatever the frames are."""
+    rows = frames(made, 16)  # three windows; each event is compared with its pixels
+    assert [(row["frames"], row["windows"]) for row in rows] == [("jpeg", 3), ("uint8", 3)]
+    assert all(row["peak_mb"] < 1000 for row in rows)
+    assert report.table("frames", rows).count("\n") == 3
 
 
 pytest.importorskip("confluent_kafka", reason="the peers need the 'bench' extra")
