@@ -149,13 +149,15 @@ def survey_of(
     if rate_hz is not None:
         options = replace(options, inputs=(InputOptions(streams[0] if streams else "sensor", (), rate_hz),))
     summaries: dict[str, list[_StreamSummary]] = {}  # by stream, one a recording
-    survey = Survey(file_names)
+    survey, irregular = Survey(file_names), dict[str, None]()
     try:
         for recording in read(paths, _side_by_side(paths, streams, options)):
             _note(survey, recording)
             for stream in recording.streams:
                 fmt = stream.header.format
-                if len(fmt.shape) == 1 and fmt.rate and stream.count:
+                if not fmt.rate and stream.count:
+                    irregular.setdefault(fmt.stream)
+                elif len(fmt.shape) == 1 and stream.count:
                     summaries.setdefault(fmt.stream, []).append(_summary(stream, recording))
     except SourceError as error:
         if "sampling rate" in error.message:
@@ -166,6 +168,10 @@ def survey_of(
             ) from None
         raise
     survey.stream, *others = _choose(summaries, streams, survey)
+    if irregular:
+        survey.remarks.append(
+            f"irregular, so not taken: {', '.join(irregular)}; an [[input]] with rate_hz = 0 takes it"
+        )
     _agree(survey, summaries[survey.stream])
     for name in others:
         survey.beside.append(Survey(None, name, remarks=survey.remarks))

@@ -263,6 +263,15 @@ def write_sensors(folder: Path, seconds: float, rates: dict[str, float], **colum
         write(folder / f"{name}.csv", seconds, rate, **columns)
 
 
+def test_irregular_streams_are_named_and_left_to_the_user(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/EDA.csv").write_text("946684801.0\n4.0\n" + "".join(f"{math.sin(i)}\n" for i in range(160)))
+    (tmp_path / "s/IBI.csv").write_text("946684801.0, IBI\n1.5,0.8\n2.4,0.9\n")
+    result = init("beats", "--from", tmp_path / "s")
+    assert "irregular, so not taken: ibi; an [[input]] with rate_hz = 0 takes it" in result.stderr
+    assert [table.stream for table in made("beats").inputs] == ["eda"]
+
+
 def test_streams_that_every_recording_has_are_joined(tmp_path: Path) -> None:
     for number, seconds in enumerate((24, 30, 40)):
         rates = {"eda": 4.0, "bvp": 64.0} | ({"temp": 2.0} if number else {})
