@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from operator import attrgetter
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kymo.deploy.worker_log import say
 from kymo.models.bundle import Bundle, check_model, load_bundle, raw_chain
-from kymo.models.serving.outputs import ENDLESS, DerivedChunks, Events, window_kinds
+from kymo.models.serving.outputs import ENDLESS, DerivedChunks, Events, taken_chain, window_kinds
 from kymo.processors.chain import Chain
 from kymo.processors.join import Join
 from kymo.processors.recipe.fusion import FusionRecipe, load_fusion
@@ -139,14 +138,14 @@ def make_operator(part: Part, names: Names) -> Any:
 
     recipe, bundle, champion = part.deployment.recipe, part.deployment.bundle, part.champion
     if champion is None:
-        name, chain = steps_name(recipe), recipe.chain.split()[0]
+        name, chain = steps_name(recipe), cut(recipe, recipe.chain)[0]
         topic, inputs = names.for_stream(derived_format(recipe).stream), raw_topics(recipe, names)
-        outputs, before = DerivedChunks(chain), chain if chain.slow is None else Chain(chain.specs[:-1])
+        outputs, before = DerivedChunks(chain, name), chain if chain.slow is None else Chain(chain.specs[:-1])
         encode = outputs.encode if chain.slow is None else None
         operator = Operator(name, f"{name}.processor", inputs, before, outputs, topic, recipe.matches, encode)
         return dataclasses.replace(operator, patience=patience_of(recipe, names))
     fmt = part.input_format
-    chain = (bundle.chain.split()[1] if part.reads_derived else bundle.chain).cut_behind_window()[0]
+    chain = (cut(recipe, bundle.chain)[1] if part.reads_derived else bundle.chain).cut_behind_window()[0]
     heads = ("", *(head.name for head in recipe.heads))
     # As the recipe says, not the bundle: one that is stateless may be exchanged for one that is not.
     memory = ENDLESS if recipe.stateful else champion.predictor.memory
@@ -196,10 +195,14 @@ def raw_topics(recipe: Recipe, names: Names) -> tuple[str, ...]:
     return tuple(sorted({names.for_stream(table.stream) for table in recipe.inputs}))
 
 
+def cut(recipe: Recipe, chain: Chain) -> tuple[Chain, Chain]:
+    """What a recipe's processor does of a chain, and what its model agent does."""
+    return chain.split(recipe.input_format())
+
+
 def steps_name(recipe: Recipe) -> str:
-    """Name of what a recipe's processor does: recipes whose derived streams are the same to the byte share it."""
-    about = [(t.stream, str(t.rate_hz), t.channels, t.units) for t in recipe.inputs]
-    return hashlib.sha256(repr((recipe.chain.split()[0].derived_digest(), about)).encode()).hexdigest()[:16]
+    """Name of what a recipe's processor does, which its chunks carry: recipes whose derived streams are the same to the byte share it."""
+    return taken_chain(cut(recipe, recipe.chain)[1])
 
 
 def group_of(role: str, recipe: Recipe, names: Names) -> str:
@@ -223,7 +226,7 @@ def group_topics(role: str, recipe: Recipe, names: Names) -> tuple[str, ...]:
 def derived_format(recipe: Recipe) -> Format:
     """Format of the stream between a recipe's processor and its model agent."""
     fmt = recipe.input_format()
-    return recipe.chain.split()[0].output({fmt.stream: fmt})
+    return cut(recipe, recipe.chain)[0].output({fmt.stream: fmt})
 
 
 def bound_topics(role: str, recipe: Recipe, names: Names) -> tuple[str, ...]:
@@ -252,7 +255,7 @@ def make_app(part: Part, settings: Settings, instance: str, metrics: Any, failed
             "channels avoid it"
         )
     if part.champion is None and (slow := recipe.chain.slow) is not None:
-        processes = Processes(slow, settings.slow_processes or max(1, (os.cpu_count() or 1) - 1))
+        processes = Processes(slow, steps_name(recipe), settings.slow_processes or max(1, (os.cpu_count() or 1) - 1))
         operator = dataclasses.replace(operator, processes=processes, age_s=settings.slow_age_s)
     app.handler = Agent(operator, _runtime(app, settings, metrics.recipes[recipe.name]))
     return app

@@ -149,8 +149,11 @@ class Chain(Spec):
             index = spec.input_index(index)
         return index
 
-    def split(self) -> tuple[Chain, Chain]:
+    def split(self, source: Format) -> tuple[Chain, Chain]:
         """What stands up to the slow step, or before the window where none is slow, and the rest, which takes the former's chunks.
+
+        The former depends on nothing that the rest says, and so does what its chunks say of how they were made: recipes whose windows
+        differ share it. It fills gaps as long as any of them may fill; the rest leaves out what rests on one that is too long for it.
 
         Raises
         ------
@@ -162,9 +165,19 @@ class Chain(Spec):
             raise FormatError(
                 "no step stands before the window, so there is no derived stream; run both roles in one worker"
             )
-        before = Chain(self.specs[:at])
-        most = first.max_missing if isinstance(first, Intake) else 0.0
-        return before, Chain((Derived(before.derived_digest(), most), *self.specs[at:]))
+        before, fmt = list[Spec](), source
+        for spec in self.specs[:at]:
+            before.append(spec.shared(fmt))
+            fmt = spec.output({fmt.stream: fmt})
+        most, fill = 0.0, 0
+        if isinstance(first, Intake):
+            most, fill = first.max_missing, first.fill
+            if not all(spec.spans_all for spec in before):  # what rests on a gap cannot be told behind them
+                before[0] = replace(first.shared(source), fill=fill)
+        chain = Chain(tuple(before))
+        about = f"{chain.derived_digest()} {source.stream} {source.rate}"
+        digest = hashlib.sha256(about.encode()).hexdigest()[:16]
+        return chain, Chain((Derived(digest, most, fill), *self.specs[at:]))
 
     @property
     def slow(self) -> SlowSpec | None:
@@ -187,7 +200,7 @@ class Chain(Spec):
         return next((i for i, spec in enumerate(self.specs) if isinstance(spec, Windows)), len(self.specs))
 
     def derived_digest(self) -> str:
-        """What the chunks behind this chain carry as their `chain`."""
+        """What chunks behind this chain carry as their `chain`, before they are published."""
         digest = ""
         for spec in self.specs:
             digest = chain_digest(digest, spec)

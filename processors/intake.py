@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import ceil, floor
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -30,6 +31,7 @@ from kymo.streams.schema import Rules, Share, Whole
 from kymo.streams.units import factor
 
 _GAPS_KEPT = 64  # gaps remembered per session to tell a late chunk from a duplicate
+_FILL = 8192  # samples of gap that are filled for windows of any kind
 _NEVER = -(2**63)  # before all times
 
 
@@ -64,6 +66,10 @@ class Intake(Spec):
 
     def build(self) -> Stage:
         return IntakeStage(self)
+
+    def shared(self, fmt: Format) -> Intake:
+        """Gaps are filled as for any window, if at all; which windows that is good for, they say themselves."""
+        return replace(self, fill=max(self.fill, _FILL) if self.fill > self.bridge else 0, max_missing=0.0)
 
     @property
     def frames(self) -> bool:
@@ -359,10 +365,13 @@ class Derived(Spec):
         Digest of the chain whose chunks they are.
     max_missing : float
         Share of a window's raw samples (0 to 1) that may be missing.
+    fill : int
+        Gaps of up to this many raw samples, if they are not bridged, may be filled: what rests on longer ones is left out.
     """
 
     chain: str = ""
     max_missing: Share = 0.0
+    fill: Whole = 0
     name: ClassVar[str] = "derived"
     after_window: ClassVar[bool] = False
 
@@ -393,11 +402,22 @@ class DerivedStage(EntryStage):
                 return []
             data, first = data[self._seen - first :], self._seen
         self._in, self._seen = item.header, item.end_index
-        if item.filled:  # a range that two chunks rest on comes with both, of several inputs longer with the second
-            self.filled = united([*self.filled, *item.filled])
-            for start, end, stream in item.absent:
-                self.absent[stream] = united([*self.absent.get(stream, ()), (start, end, True)])
-        return [Chunk(item.header, first, data)]
+        if not item.filled:
+            return [Chunk(item.header, first, data)]
+        # A range that two chunks rest on comes with both, of several inputs longer with the second.
+        self.filled = united([*self.filled, *(gap for gap in item.filled if not self._is_too_long(gap))])
+        for start, end, stream in item.absent:
+            self.absent[stream] = united([*self.absent.get(stream, ()), (start, end, True)])
+        fmt, good = item.header.format, np.ones(len(data), bool)
+        for start, end, _ in filter(self._is_too_long, item.filled):
+            before, behind = floor((start - fmt.span) / fmt.step) + 1, ceil(end / fmt.step)
+            good[max(0, before - first) : max(0, behind - first)] = False
+        return [Chunk(item.header, first + a, data[a:b]) for a, b in runs_of(good)]
+
+    def _is_too_long(self, gap: tuple[int, int, bool]) -> bool:
+        """Whether a gap is filled that no window here may have."""
+        start, end, bridged = gap
+        return not bridged and end - start > self.spec.fill
 
     def forget(self, before: int) -> None:
         """Forget interpolated ranges that end before row `before`."""

@@ -65,6 +65,8 @@ class Spec(ABC):
     #: Whether the step may stand before the window (stream to stream), behind it (per window).
     before_window: ClassVar[bool] = True
     after_window: ClassVar[bool] = True
+    #: Whether what comes out rests on no more of the raw input than its format's step and span say.
+    spans_all: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -91,6 +93,10 @@ class Spec(ABC):
     def apply(self, data: Array, fmt: Format) -> Array:
         """The step on a whole array at once: ``(n, *shape)`` to ``(m, *output.shape)``; how it is done per window."""
         raise TypeError(f"{self.name} cannot stand behind the window")
+
+    def shared(self, fmt: Format) -> Spec:
+        """This step behind what gives `fmt`, for windows of any kind: without what a recipe sets for those of its own alone."""
+        return self
 
     def input_index(self, index: int) -> int:
         """Oldest input index that output `index` rests on."""

@@ -24,7 +24,7 @@ from kymo.streams.codec import ChunkCodec
 from kymo.streams.topics import Names
 
 DEADLY, HUNG, WRONG, STUCK = -1.0, -2.0, -3.0, -4.0
-NAMES = Names("t")
+NAMES, MADE_BY = Names("t"), "0123456789abcdef"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Pretended:
         for _ in range(self._pick.randint(0, 30)):
             await asyncio.sleep(0)
         self.done += chunks
-        return values_of(self.spec, ChunkCodec(), chunks)
+        return values_of(self.spec, MADE_BY, ChunkCodec(), chunks)
 
 
 def slow_chain(spec: SlowSpec) -> Chain:
@@ -88,7 +88,14 @@ def slow_operator(processes: Any, age_s: float = 0.0) -> Operator:
     """A processor whose step is slow."""
     chain = slow_chain(processes.spec)
     operator = Operator(
-        "slow", "slow.x", ("t.sensor",), Chain(chain.specs[:-1]), DerivedChunks(chain), NAMES.of("pose"), _takes, None
+        "slow",
+        "slow.x",
+        ("t.sensor",),
+        Chain(chain.specs[:-1]),
+        DerivedChunks(chain, MADE_BY),
+        NAMES.of("pose"),
+        _takes,
+        None,
     )
     return replace(operator, processes=processes, age_s=age_s)
 

@@ -12,7 +12,7 @@ sessions are open, a session keeps the input that the next window of either rest
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -175,9 +175,11 @@ class DerivedChunks:
     records = 1
     kinds: tuple[WindowKind, ...] = ()
 
-    def __init__(self, chain: Chain) -> None:
-        self._chain, self._digest = chain, chain.derived_digest()
+    def __init__(self, chain: Chain, digest: str = "") -> None:
+        self._chain, self._digest = chain, digest or chain.derived_digest()
         self._encoder, self._decoder = ChunkCodec(), ChunkCodec()  # one a thread
+        self._header: Header | None = None  # of the chunk that was encoded last, and as it is published
+        self._published_header: Header
 
     def place(self, item: Chunk) -> int:
         return self._chain.input_index(item.first_index)
@@ -201,13 +203,20 @@ class DerivedChunks:
 
     def ending(self, header: Header, end: int) -> list[Chunk]:
         """The derived stream's own end mark."""
-        if header.chain != self._digest and self._chain.slow is not None:
+        if self._chain.slow is not None:
             header = derived_header(header, self._chain.slow)
+        header = replace(header, chain=self._digest)
         return [Chunk(header, end, np.empty((0, *header.format.shape), header.format.array_dtype), end=True)]
 
     def encode(self, chunks: Sequence[Chunk], _: object) -> list[list[bytes]]:
         """The values of each chunk's records; called in a thread of its own."""
-        return [[self._encoder.encode(chunk)] for chunk in chunks]
+        return [[self._encoder.encode(self._published(chunk))] for chunk in chunks]
+
+    def _published(self, chunk: Chunk) -> Chunk:
+        """A chunk that says what made it in the name that recipes share."""
+        if chunk.header is not self._header:  # those of a session come one after the other
+            self._header, self._published_header = chunk.header, replace(chunk.header, chain=self._digest)
+        return replace(chunk, header=self._published_header)
 
     def read(self, value: bytes | None) -> tuple[str, Mark, str] | None:
         chunk = self._decoder.decode(value or b"")

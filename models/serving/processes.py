@@ -39,8 +39,14 @@ _Task = tuple[Sequence[Chunk], "Future[list[Value]]"]
 class Processes:
     """Some processes that do a slow step."""
 
-    def __init__(self, spec: SlowSpec, count: int, hung_s: float = 30.0) -> None:
-        self.spec, self.count, self._hung_s = spec, count, hung_s  # one that does not answer for so long hangs
+    def __init__(
+        self,
+        spec: SlowSpec,
+        chain: str,  # what the records say made them
+        count: int,
+        hung_s: float = 30.0,  # one that does not answer for so long hangs
+    ) -> None:
+        self.spec, self.count, self._chain, self._hung_s = spec, count, chain, hung_s
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._members: list[_Member] = []
 
@@ -48,7 +54,7 @@ class Processes:
         """Begin; `failed` is called in the running event loop where the step cannot be done at all."""
         loop = asyncio.get_running_loop()
         for number in range(self.count):
-            self._members.append(_Member(self.spec, self._hung_s))
+            self._members.append(_Member(self.spec, self._chain, self._hung_s))
             arguments = self._members[-1], lambda error: loop.call_soon_threadsafe(failed, error)
             threading.Thread(target=self._work, args=arguments, name=f"slow {number}", daemon=True).start()
 
@@ -99,8 +105,8 @@ def _asked(member: _Member, chunks: Sequence[Chunk]) -> list[Value]:
 class _Member:
     """A process, or the next in its place, of one thread."""
 
-    def __init__(self, spec: SlowSpec, hung_s: float) -> None:
-        self.spec, self._hung_s, self.closed = spec, hung_s, False
+    def __init__(self, spec: SlowSpec, chain: str, hung_s: float) -> None:
+        self.spec, self._chain, self._hung_s, self.closed = spec, chain, hung_s, False
         self._process: Any = None
         self._pipe: Connection | None = None
 
@@ -116,7 +122,7 @@ class _Member:
                 return self._pipe
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs, self.spec), daemon=True)
+            self._process = context.Process(target=_serve, args=(theirs, self.spec, self._chain), daemon=True)
             self._process.start()
             theirs.close()
             try:
@@ -162,7 +168,7 @@ class _Member:
             self._process.kill()
 
 
-def _serve(pipe: Connection, spec: SlowSpec) -> None:
+def _serve(pipe: Connection, spec: SlowSpec, chain: str) -> None:
     """What a process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, which finishes what is under way
     if sys.platform == "linux":
@@ -176,7 +182,7 @@ def _serve(pipe: Connection, spec: SlowSpec) -> None:
     pipe.send("")
     codec = ChunkCodec()
     while True:
-        pipe.send(values_of(spec, codec, pipe.recv()))
+        pipe.send(values_of(spec, chain, codec, pipe.recv()))
 
 
 def _end_with_parent() -> None:
@@ -186,15 +192,17 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def values_of(spec: SlowSpec, codec: ChunkCodec, chunks: Sequence[Chunk]) -> list[Value]:
+def values_of(spec: SlowSpec, chain: str, codec: ChunkCodec, chunks: Sequence[Chunk]) -> list[Value]:
+    """What a step makes of some chunks of one format."""
     try:
         rows = spec.apply(np.concatenate([chunk.data for chunk in chunks]), chunks[0].header.format)
         parts = np.split(rows, np.cumsum([chunk.count for chunk in chunks])[:-1])
+        headers = [replace(derived_header(chunk.header, spec), chain=chain) for chunk in chunks]
         return [
-            codec.encode(replace(c, header=derived_header(c.header, spec), data=part))
-            for c, part in zip(chunks, parts, strict=True)
+            codec.encode(replace(c, header=header, data=part))
+            for c, header, part in zip(chunks, headers, parts, strict=True)
         ]
     except Exception as error:  # of one of them
         if len(chunks) > 1:
-            return [value for chunk in chunks for value in values_of(spec, codec, [chunk])]
+            return [value for chunk in chunks for value in values_of(spec, chain, codec, [chunk])]
         return [f"the step {spec.name} fails on it ({type(error).__name__}: {error})"]

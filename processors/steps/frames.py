@@ -8,7 +8,8 @@ both to its window's hop and end, so that a window is complete with its last sam
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +18,8 @@ from kymo.processors.spec import Spec, Stage, StreamStage
 from kymo.processors.steps.spectral import load_libraries
 from kymo.streams.chunk import Array, Chunk, Format, Header
 from kymo.streams.schema import Count
+
+_LONGEST_S = Fraction(1, 10)  # a chunk of columns for windows of any kind
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,11 @@ class FramedSpec(Spec):
     def input_index(self, index: int) -> int:
         """First sample of column `index`."""
         return index * self.frame_step
+
+    def shared(self, fmt: Format) -> FramedSpec:
+        """Columns leave at fixed places, soon: whichever window one is the last of waits for the others of its chunk."""
+        columns = int(self.output({fmt.stream: fmt}).rate * _LONGEST_S)
+        return replace(self, chunk_frames=max(1, columns), chunk_phase=0)
 
     @property
     def block_samples(self) -> int:

@@ -49,6 +49,7 @@ class Resample(Spec):
     up: Annotated[int, Rules(minimum=1, maximum=LARGEST)] | None = None
     down: Annotated[int, Rules(minimum=1, maximum=LARGEST)] | None = None
     name: ClassVar[str] = "resample"
+    spans_all: ClassVar[bool] = False  # the filter reaches further
     after_window: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

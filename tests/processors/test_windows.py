@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import run
+from checks import run, with_borders
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import cuttings, imu, recordings
@@ -17,7 +18,9 @@ from strategies import cuttings, imu, recordings
 from kymo.processors.chain import Chain, PerWindow
 from kymo.processors.intake import Derived, Intake
 from kymo.processors.registry import make_step, spec_from_json
-from kymo.processors.steps.maps import Log
+from kymo.processors.spec import Spec
+from kymo.processors.steps.maps import Log, Scale
+from kymo.processors.steps.resample import Resample
 from kymo.processors.steps.spectrogram import Spectrogram
 from kymo.processors.windows import Windows
 from kymo.streams.chunk import Chunk, Format, Header, Window, index_at, sample_time_ns, signal_format
@@ -235,7 +238,7 @@ def fields(w: Window) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("cut", [7, 37, 400])
 def test_halves_give_the_windows_of_the_whole(cut: int) -> None:
-    first, rest = WHOLE.split()
+    first, rest = WHOLE.split(HEADER.format)
     codec = ChunkCodec()
     derived = [codec.decode(codec.encode(chunk)) for chunk in run(first, recording(cut))]
     assert {c.header.chain for c in derived} == {first.derived_digest()}
@@ -244,21 +247,49 @@ def test_halves_give_the_windows_of_the_whole(cut: int) -> None:
     assert list(map(fields, run(rest, derived))) == list(map(fields, expected))
 
 
+STEPS_BEFORE: list[tuple[Spec, ...]] = [
+    (Scale(2.0),),
+    (Spectrogram(nperseg=20, noverlap=16), Log()),
+    (Resample(up=1, down=2), Spectrogram(nperseg=10, noverlap=8)),
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32))
+def test_halves_give_the_windows_of_the_whole_for_any_window(seed: int) -> None:
+    pick = random.Random(seed)
+    length, hop, most = pick.randint(10, 60) * 4, pick.randint(1, 30) * 4, pick.choice([0.0, 0.1, 0.5])
+    steps = [
+        with_borders(spec, pick.randint(1, 6), pick.randint(0, 5)) if isinstance(spec, Spectrogram) else spec
+        for spec in pick.choice(STEPS_BEFORE)
+    ]
+    whole = Chain(
+        (Intake((), (), "float32", pick.choice([0, 5]), int(most * length), most), *steps, Windows(length, hop))
+    )
+    at, chunks = pick.choice([0, 30]), list[Chunk]()
+    while at < 2000:
+        size = pick.choice([7, 40, 300])
+        chunks.append(Chunk(HEADER, at, SAMPLES[at : at + size]))
+        at += size + (pick.choice([3, 9, 30, 200]) if pick.random() < 0.2 else 0)
+    first, rest = whole.split(HEADER.format)
+    assert list(map(fields, run(rest, run(first, chunks)))) == list(map(fields, run(whole, chunks)))
+
+
 def test_repeated_chunks_change_nothing() -> None:
-    first, rest = WHOLE.split()
+    first, rest = WHOLE.split(HEADER.format)
     derived = run(first, recording(50))
     again = [chunk for i, chunk in enumerate(derived) for chunk in (chunk, *derived[max(0, i - 1) : i])]
     assert list(map(fields, run(rest, again))) == list(map(fields, run(rest, derived)))
 
 
 def test_digest_tells_recipes_apart() -> None:
-    other = Chain((Intake(bridge=6), *WHOLE.specs[1:])).split()[0]
-    assert other.derived_digest() != WHOLE.split()[0].derived_digest()
+    other = Chain((Intake(bridge=6), *WHOLE.specs[1:])).split(HEADER.format)[0]
+    assert other.derived_digest() != WHOLE.split(HEADER.format)[0].derived_digest()
 
 
 def test_a_chain_without_steps_before_the_window_has_no_derived_stream() -> None:
     with pytest.raises(FormatError, match="no step stands before the window"):
-        Chain((Intake(), Windows(10, 5))).split()
+        Chain((Intake(), Windows(10, 5))).split(HEADER.format)
 
 
 def test_range_is_checked() -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from aiokafka.structs import TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_kafka import MemoryKafka, Worker, until
-from slow_lab import DEADLY, HUNG, NAMES, STUCK, WRONG, Pretended, Sluggish, slow_chain, slow_operator
+from slow_lab import DEADLY, HUNG, MADE_BY, NAMES, STUCK, WRONG, Pretended, Sluggish, slow_chain, slow_operator
 
 from kymo.deploy.roles import BOTH, Deployment, Part, make_operator, roles_for
 from kymo.models.serving.processes import Processes
@@ -61,7 +62,8 @@ def derived(kafka: MemoryKafka, session: str) -> list[Chunk]:
 def in_line(spec: Spec, chunks: Sequence[Chunk]) -> list[bytes]:
     """What `kymo run` makes of a session's chunks, as records."""
     stage = slow_chain(spec).build()  # type: ignore[arg-type]
-    return [CODEC.encode(made) for chunk in chunks for made in stage.push(chunk)]
+    made = [row for chunk in chunks for row in stage.push(chunk)]
+    return [CODEC.encode(replace(row, header=replace(row.header, chain=MADE_BY))) for row in made]
 
 
 def ended(kafka: MemoryKafka, *sessions: str) -> bool:
@@ -78,7 +80,7 @@ def test_processes_that_die_and_workers_that_come_and_go_change_nothing(tmp_path
         for number, name in enumerate(sessions):
             put(kafka, sessions[name], number % 2)
         for life in range(2):
-            processes = Processes(spec, 2)
+            processes = Processes(spec, MADE_BY, 2)
             worker = Worker(kafka, slow_operator(processes), NAMES)
             worker.start(*places)
             for _ in range(1 + life):
@@ -165,7 +167,7 @@ def test_what_is_live_and_too_old_is_dropped_and_counted_and_a_replay_is_not() -
         assert [c.first_index for c in derived(kafka, "live")] == [0, 1, 4, 6, 7, 8]
         assert [c.first_index for c in derived(kafka, "replayed")] == list(range(9))
         assert counts["dropped"] == 3
-        windows = Chain((*slow_chain(Sluggish()).specs, Windows(2, 1))).split()[1]
+        windows = Chain((*slow_chain(Sluggish()).specs, Windows(2, 1))).split(signal_format("imu", ("x",), 10))[1]
         stage = windows.build()
         starts = [w.start_index for chunk in derived(kafka, "live") for w in stage.push(chunk)]
         assert starts == [0, 6]  # no window spans what was dropped
@@ -179,7 +181,7 @@ def test_a_frame_that_ends_two_processes_is_rejected_as_it_came(tmp_path: Path) 
     async def work() -> None:
         kafka, chunks = MemoryKafka(), frames("s", values)
         put(kafka, chunks)
-        worker = Worker(kafka, slow_operator(Processes(spec, 2, hung_s=1.0)), NAMES)
+        worker = Worker(kafka, slow_operator(Processes(spec, MADE_BY, 2, hung_s=1.0)), NAMES)
         worker.start(TopicPartition(INPUT, 0))
         await until(lambda: ended(kafka, "s"))
         await until(lambda: kafka.commits[TopicPartition(INPUT, 0)].offset == 8)
@@ -203,7 +205,7 @@ def test_a_frame_that_ends_two_processes_is_rejected_as_it_came(tmp_path: Path) 
 def test_a_step_that_cannot_begin_fails_the_worker_and_says_why(tmp_path: Path) -> None:
     async def work() -> None:
         worker = Worker(
-            MemoryKafka(), slow_operator(Processes(Sluggish(0.0, str(tmp_path / "no" / "where")), 1)), NAMES
+            MemoryKafka(), slow_operator(Processes(Sluggish(0.0, str(tmp_path / "no" / "where")), MADE_BY, 1)), NAMES
         )
         worker.start(TopicPartition(INPUT, 0))
         await until(lambda: bool(worker.failures))
@@ -223,7 +225,7 @@ from kymo.models.serving.processes import Processes
 from kymo.streams.chunk import Chunk, Header, signal_format
 
 async def work():
-    processes = Processes(Sluggish(0.0, {note!r}), 3)
+    processes = Processes(Sluggish(0.0, {note!r}), "", 3)
     processes.start(print)
     chunk = Chunk(Header("s", 0, signal_format("imu", ("x",), 10)), 0, np.array([[{value}]], np.float32))
     await asyncio.gather(*[processes.values([chunk]) for _ in range(3)])
@@ -256,7 +258,7 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
 
 def test_a_chain_is_cut_behind_its_slow_step() -> None:
     chain = Chain((Intake(("x",)), Sluggish(), Windows(4, 2)))
-    before, behind = chain.split()
+    before, behind = chain.split(header("s").format)
     assert before == Chain(chain.specs[:2])
     assert [spec.name for spec in behind.specs] == ["derived", "windows"]
     stages, joined, values = (before.build(), behind.build()), chain.build(), np.arange(12, dtype=np.float32)[:, None]
@@ -264,7 +266,7 @@ def test_a_chain_is_cut_behind_its_slow_step() -> None:
     wanted = joined.push(Chunk(header("s"), 0, values))
     assert [(w.start_index, w.data.tobytes()) for w in made] == [(w.start_index, w.data.tobytes()) for w in wanted]
     with pytest.raises(FormatError, match="both slow"):
-        Chain((Intake(("x",)), Sluggish(), Sluggish(1.0), Windows(4, 2))).split()
+        Chain((Intake(("x",)), Sluggish(), Sluggish(1.0), Windows(4, 2))).split(header("s").format)
 
 
 RECIPE = """
