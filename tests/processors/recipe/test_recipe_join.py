@@ -251,7 +251,7 @@ def test_what_was_absent_is_told_over_a_topic_too(seconds: Fraction) -> None:
         StreamData.from_indexes(stream("b", 4, b).header, b[torn], torn),
         StreamData(stream("c", 20, c).header, c[50:160], None, 50),
     ]
-    before, behind = chain.split()
+    before, behind = chain.split(chain.specs[0].output({}))
     codec, first, second = ChunkCodec(), before.build(), behind.build()
     derived = [d for chunk in chunks_of(streams, chain, seconds) for d in first.push(chunk)] + first.flush()
     came = [w for d in derived for w in second.push(codec.decode(codec.encode(d)))]
