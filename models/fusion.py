@@ -200,8 +200,9 @@ def run_fusion(
         del own.counts["unmatched"]  # streams that others of the recipes may take
         report.counts.update(own.counts)
         report.repairs |= own.repairs
-        for ours, theirs in zip(_told(report), _told(own), strict=True):
-            ours |= {f"{session} by {member.name}": why for session, why in theirs.items()}
+        for name in ("unmatched", "silent", "doubts"):
+            reasons: dict[str, str] = getattr(own, name)
+            getattr(report, name).update({f"{session} by {member.name}": why for session, why in reasons.items()})
     for session, events in by_session.items():
         fusion = Fusion(recipe)
         fused = [e for event in events for e in fusion.push(event, 0)] + fusion.flush()
@@ -212,10 +213,6 @@ def run_fusion(
             report.silent[session] = f"recipe {recipe.input[0].events}, whose windows they are, gave no event"
         emitted_ns = time.time_ns()
         yield from (replace(event, emitted_ns=emitted_ns) for event in fused)
-
-
-def _told(report: Report) -> tuple[dict[str, str], ...]:
-    return report.unmatched, report.silent, report.doubts
 
 
 def _check_classes(recipe: FusionRecipe, classifiers: Sequence[BatchClassifier]) -> None:
