@@ -15,11 +15,11 @@ import numpy as np
 
 from kymo.deploy.broker import located
 from kymo.deploy.doctor import NOTE, OK, WRONG, Check, failure
-from kymo.processors.intake import Intake
+from kymo.processors.intake import Intake, runs_of
 from kymo.processors.join import Decision
 from kymo.processors.recipe.load import Recipe
 from kymo.processors.recipe.tables import InputTable
-from kymo.processors.samplers import SampleTimes
+from kymo.processors.samplers import Sampler, SampleTimes
 from kymo.streams.chunk import Chunk, Format
 from kymo.streams.errors import EventError, KymoError, TopicError
 from kymo.streams.events import Event
@@ -54,11 +54,12 @@ class StreamFacts:
     # where its chunks stand; one, if whoever sent them keyed each with the session's name
     partitions: set[int] = field(default_factory=set)
     beginning: list[Chunk] = field(default_factory=list)  # its first chunks, to see how large its numbers are
-    newest_ns: int = 0  # how far it is
+    newest_ns: int = 0  # how far it is, by its samples and progress marks
+    times_ns: list[int] = field(default_factory=list)  # of an irregular one's samples
 
     def start_ns(self, index: int) -> int:
         """When a sample was taken, by its first chunk."""
-        first = self.beginning[0]
+        first = next((chunk for chunk in self.beginning if len(chunk.data)), self.beginning[0])
         return first.header.time_ns(index) if self.format.rate else first.start_ns
 
     def add(self, chunk: Chunk, partition: int) -> None:
@@ -68,7 +69,8 @@ class StreamFacts:
         if len(chunk.data):
             last_ns = chunk.header.time_ns(chunk.end_index) if chunk.times_ns is None else int(chunk.times_ns[-1])
             self.newest_ns = max(self.newest_ns, last_ns)
-        if sum(len(first.data) for first in self.beginning) < _BEGINNING:
+        self.newest_ns = max(self.newest_ns, chunk.complete_ns or 0)
+        if not self.beginning or (len(chunk.data) and sum(len(c.data) for c in self.beginning) < _BEGINNING):
             self.beginning.append(chunk)
         new = chunk.data[max(0, self.runs[-1][1] - chunk.first_index) :]
         bad = (
@@ -77,6 +79,9 @@ class StreamFacts:
             else np.zeros(0, bool)
         )
         self.empty += int(bad.sum())
+        if chunk.times_ns is not None:
+            times = chunk.times_ns[len(chunk.data) - len(new) :]
+            self.times_ns += (times[~bad] if chunk.data.dtype.kind == "f" else times).tolist()
         first = chunk.end_index - len(new)
         for at in [first + i for i in np.flatnonzero(bad).tolist()]:
             self._extend(first, at)
@@ -230,14 +235,13 @@ def _whole_ticks(
     required = [table.stream for table in recipe.inputs if table.required]
     if any(name not in taken for name in required):
         return []
-    edges = Counter[int]()
-    for name in required or taken:
+    edges, tables = Counter[int](), {table.stream: table for table in recipe.inputs}
+    last = max((ticks.first_at(s.newest_ns + moves[n]) for n, s in taken.items() if s.format.rate), default=0)
+    for name in required or [name for name, stream in taken.items() if stream.format.rate]:
         stream, void = taken[name], [(d.start, d.stop) for d in decisions if d.stream == name]
-        bridge = round(next(t.bridge_ms for t in recipe.inputs if t.stream == name) * stream.format.rate / 1000)
-        for start, end in _merged(stream.runs, bridge if stream.format.rate else 2**62):
-            last_ns = stream.start_ns(end - 1) if stream.format.rate else stream.newest_ns
-            a, b = (ticks.first_at(time_ns + moves[name]) for time_ns in (stream.start_ns(start), last_ns + 1))
-            pieces = [(max(a, 0), b)]
+        covered = _covered if stream.format.rate else _said
+        for first, end in covered(tables[name], stream, moves[name], ticks):
+            pieces = [(max(first, 0), end if stream.format.rate else min(end, last))]
             for since, until in void:
                 halves = (
                     half for a, b in pieces for half in ((a, min(b, since)), (b if until is None else max(a, until), b))
@@ -254,6 +258,26 @@ def _whole_ticks(
         elif depth < needed <= before:
             runs[-1][1] = tick
     return runs
+
+
+def _covered(table: InputTable, stream: StreamFacts, move_ns: int, ticks: SampleTimes) -> list[tuple[int, int]]:
+    """Ticks at which an evenly sampled input is there."""
+    bridge = round(table.bridge_ms * stream.format.rate / 1000)
+    return [
+        (ticks.first_at(stream.start_ns(start) + move_ns), ticks.first_at(stream.start_ns(end - 1) + 1 + move_ns))
+        for start, end in _merged(stream.runs, bridge)
+    ]
+
+
+def _said(table: InputTable, stream: StreamFacts, move_ns: int, ticks: SampleTimes) -> list[tuple[int, int]]:
+    """Ticks at which an irregular input is there: of which it says something."""
+    if table.sample == "count":
+        return [(0, 2**62 if stream.ended else ticks.first_at(stream.newest_ns + move_ns))]
+    times = np.array(stream.times_ns, np.int64) + move_ns
+    times = times[times >= np.maximum.accumulate(times)]
+    sampler = Sampler(table.sample, ticks, round(table.bridge_ms * 10**6))
+    values = sampler.push(Chunk(stream.beginning[0].header, 0, np.zeros((len(times), 1)), times)) + sampler.close()
+    return [(first + a, first + b) for first, rows in values for a, b in runs_of(np.isfinite(rows[:, 0]))]
 
 
 def _doubt(recipe: Recipe, facts: SessionFacts, stream: StreamFacts) -> str:

@@ -136,3 +136,48 @@ def test_events_say_how_many_were_without_an_input() -> None:
     ]
     found = checks(OPTIONAL, stream("wrist", 20, 60), events=events, committed={"kymo.sensor": 9})
     assert found[-1].text.endswith("`unknown` (below 0), 4 without `chest` at times")
+
+
+BEATS = RecipeText(
+    'name = "beats"\n'
+    + toml(
+        {
+            "input": [
+                {"stream": "wrist", "rate_hz": 20, "channels": ["x"]},
+                {"stream": "ibi", "rate_hz": 0, "channels": ["x"], "sample": "hold", "bridge_ms": 1500},
+                {"stream": "tag", "rate_hz": 0, "channels": ["x"], "sample": "count"},
+            ],
+            "join": {"rate_hz": 4, "grid": "wrist"},
+            "window": {"length_s": 10, "hop_s": 5},
+        }
+    )
+)
+
+
+def sparse(name: str, seconds: list[float], mark_s: float | None = None, *, end: bool = False) -> StreamFacts:
+    """An irregular stream, one chunk a sample, with a progress mark before and behind."""
+    facts = StreamFacts(signal_format(name, ("x",), 0), "kymo.sensor", [[0, 0]])
+    header = Header("s", ORIGIN, facts.format)
+    none, no_times = np.zeros((0, 1), np.float32), np.zeros(0, np.int64)
+    facts.add(Chunk(header, 0, none, no_times, complete_ns=ORIGIN), 0)
+    for number, at in enumerate(seconds):
+        time = np.array([ORIGIN + round(at * 1e9)], np.int64)
+        facts.add(Chunk(header, number, np.zeros((1, 1), np.float32), time), 0)
+    mark = None if mark_s is None else ORIGIN + round(mark_s * 1e9)
+    facts.add(Chunk(header, len(seconds), none, no_times, end, complete_ns=mark), 0)
+    return facts
+
+
+def test_irregular_inputs_are_where_they_say_something() -> None:
+    wrist, tag = stream("wrist", 20, 60), sparse("tag", [3.0], 60.0)
+    beats = sparse("ibi", [i * 0.9 for i in range(70)], 60.0)
+    found = checks(parse_recipe(BEATS), wrist, beats, tag)
+    assert lines(found)[2] == ("input", "ok", "`tag`: tag, irregular, until 60.0 s of the session")
+    assert found[3].text == "60 s in which all required inputs are there hold 11 windows"
+    torn = sparse("ibi", [*(i * 0.9 for i in range(20)), *(30 + i * 0.9 for i in range(40))], 60.0)
+    # Held until 18.6 s, and from 30 s on.
+    assert checks(parse_recipe(BEATS), wrist, torn, tag)[3].text.endswith("hold 7 windows")
+    silent = checks(parse_recipe(BEATS), wrist, beats, sparse("tag", [3.0]))
+    assert "silent since then, 59.1 s behind the newest of the others" in silent[2].text
+    over = checks(parse_recipe(BEATS), wrist, beats, sparse("tag", [3.0], end=True))
+    assert over[3].text == "60 s in which all required inputs are there hold 11 windows"
