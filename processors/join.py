@@ -122,6 +122,8 @@ class Join(Spec):
 
     def waiting_bytes(self, seconds: float) -> dict[str, int]:
         """By stream, what is kept of it while it is so far ahead of another: its samples before the grid is known, else its ticks."""
+        if len(self.branches) == 1:  # it waits for nothing
+            return {}
         kept, joined = dict[str, int](), self.output({})
         for branch, width in zip(self.branches, self.widths, strict=True):
             fmt = branch.output({})

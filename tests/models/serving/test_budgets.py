@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -17,18 +18,22 @@ from hypothesis import strategies as st
 from memory_kafka import MemoryKafka, Worker, until
 from strategies import assert_same, samples
 
+from kymo.models.data.dataset import windows_of
+from kymo.models.serving.joined import Patience
 from kymo.models.serving.operator import SILENT, Operator, Shadow
 from kymo.models.serving.outputs import DerivedChunks, Events, outputs_of
 from kymo.models.serving.partition import Limits, Partition
 from kymo.models.serving.snapshots import Handover
 from kymo.processors.chain import Chain
 from kymo.processors.intake import Intake
+from kymo.processors.recipe.load import parse_recipe
 from kymo.processors.steps.images import Decode, Encode
 from kymo.processors.steps.maps import Scale
 from kymo.processors.windows import Windows
 from kymo.streams.budget import BATCH, PENDING, RUN
 from kymo.streams.chunk import Array, Chunk, Format, Header, Window, bytes_of
 from kymo.streams.codec import ChunkCodec
+from kymo.streams.recording import StreamData
 from kymo.streams.topics import MESSAGE_MAX, MIB, Names
 
 NAMES, VIDEO = Names("t"), TopicPartition("t.video", 0)
@@ -217,3 +222,60 @@ def test_memories_are_packed_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
     assert turns == 7
     assert len(stored) == 20
     assert not partition.sessions  # they are unloaded
+
+
+FILM = """
+name = "film"
+[[input]]
+stream = "video"
+rate_hz = 0
+channels = ["red", "green", "blue"]
+dtype = "jpeg"
+sample = "nearest"
+bridge_ms = 100
+[join]
+rate_hz = 3
+grid = "video"
+[[steps]]
+step = "decode"
+height = 6
+width = 5
+[window]
+length_s = 3
+hop_s = 1
+"""
+
+
+def test_images_of_a_variable_rate_are_once_what_they_are_offline_whoever_takes_over() -> None:
+    recipe = parse_recipe(FILM)
+    fmt, random = recipe.inputs[0].format, np.random.default_rng(1)
+    times = 10**18 + np.cumsum(random.integers(10**7, 9 * 10**7, 600))
+    data = samples(fmt, 600, 1)
+    stream = StreamData(Header("s", 10**18, fmt), data, times)
+    wanted = {w.start_index: zlib.crc32(w.data.tobytes()) for w in windows_of([stream], recipe.chain)}
+    assert len(wanted) > 20
+    kafka, topic = MemoryKafka(), NAMES.of("events")
+    for chunk in stream.chunks(7):
+        kafka.append(VIDEO.topic, 0, b"s", CODEC.encode(chunk))
+
+    def classify(windows: Sequence[Any], _: object) -> list[list[bytes]]:
+        facts = [{"recipe": "film", "session": "s", "start_index": w.start_index} for w in windows]
+        return [
+            [json.dumps(fact | {"crc": zlib.crc32(w.data.tobytes())}).encode()]
+            for fact, w in zip(facts, windows, strict=True)
+        ]
+
+    async def work() -> None:
+        chain, patience = recipe.chain.cut_behind_window()[0], {"video": Patience(VIDEO.topic, 10.0, 60.0)}
+        operator = Operator("film", "film.x", (VIDEO.topic,), chain, Events("film"), topic, recipe.matches, classify)
+        for stop in (3, 11, len(wanted)):
+            worker = Worker(kafka, replace(operator, patience=patience), NAMES)
+            worker.start(VIDEO)
+            await until(lambda stop=stop: len(kafka.values(topic)) >= stop)
+            await worker.stop()
+            assert worker.failures == [], worker.lines
+        events = [json.loads(value) for value in kafka.values(topic)]
+        assert {event["start_index"]: event["crc"] for event in events} == wanted
+        assert len(events) == len(wanted)
+
+    asyncio.run(work())
