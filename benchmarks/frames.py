@@ -94,25 +94,29 @@ def _caught_up(rig: Rig, dtype: str, seconds: float) -> Row:
     recipe = load_recipe(str(path))
     sent, means = _frames(dtype)
     header = Header("hour", ORIGIN_NS, recipe.input_format())
-    producer = rig.producer(
-        **{"compression.type": "lz4", "message.max.bytes": 2**23, "queue.buffering.max.kbytes": 2**16}
-    )
+    # Messages of 2 MB: not many at once, and none taken for another's while the broker still starts.
+    sizes = {"message.max.bytes": 2**23, "queue.buffering.max.kbytes": 2**16}
+    producer = rig.producer(**{"compression.type": "lz4", "enable.idempotence": False, "max.in.flight": 1} | sizes)
+    producer.list_topics(f"{prefix}.video", 30)
     fill(producer, f"{prefix}.video", _messages(sent, header, count))
     changes = {"KYMO_BROKERS": rig.settings.brokers, "KYMO_HOME": str(rig.settings.home), "KYMO_METRICS_PORT": "0"}
     command = kymo_command("worker", str(path), "--bundle", str(_bundle(recipe, rig.folder)), "--prefix", prefix)
     child = Child("kymo", command, kymo_environment(changes, keep=False))
     topic, windows, began_s = EventTopic(rig.settings.brokers, f"{prefix}.events"), count // _LENGTH, time.monotonic()
     with alive([child]):
-        while topic.count() < windows:
+        while (events := topic.count()) < windows:
             check([child])
+            if time.monotonic() - began_s > 120 + seconds:
+                raise RuntimeError(f"{events} of {windows} windows, slower than they came: {child.tail}")
             time.sleep(0.5)
         time.sleep(2)  # commits, and what goes with them
         used, took_s = memory(child.pid), time.monotonic() - began_s
     _compare(topic.read(), means, windows)
     topic.close()
     pixels = _LENGTH * _SIZE * _SIZE * 3 / 1e6
-    sizes = {"window_mb": pixels, "sent_mb": count * float(np.mean([memoryview(f).nbytes for f in sent])) / 1e6}
-    return {"frames": dtype, "windows": windows, **sizes, "seconds": took_s, "peak_mb": used.peak_mb}
+    sent_mb = count * float(np.mean([memoryview(f).nbytes for f in sent])) / 1e6
+    figures = {"window_mb": pixels, "sent_mb": sent_mb, "seconds": took_s, "peak_mb": used.peak_mb}
+    return {"frames": dtype, "windows": windows, **figures}
 
 
 def _compare(events: list[dict[str, Any]], means: Array, windows: int) -> None:
