@@ -30,7 +30,7 @@ from kymo.processors.recipe.load import parse_recipe
 from kymo.processors.steps.images import Decode, Encode
 from kymo.processors.steps.maps import Scale
 from kymo.processors.windows import Windows
-from kymo.streams.budget import BATCH, PENDING, RUN
+from kymo.streams.budget import BATCH, IMAGE, PENDING, RUN
 from kymo.streams.chunk import Array, Chunk, Format, Header, Window, bytes_of
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.recording import StreamData
@@ -83,7 +83,7 @@ def test_bytes_of_images_are_what_they_hold() -> None:
     assert bytes_of(data) == Chunk(Header("s", 0, IMAGES), 0, data).nbytes == total > 7 * 8
     window = Window(Header("s", 0, replace(IMAGES, rows=7)), 0, 7, 0, 1, [data[:3], data[3:]])
     assert window.nbytes == total
-    assert Windows(78, 39).memory_bytes(IMAGES) == 78 * MESSAGE_MAX
+    assert Windows(78, 39).memory_bytes(IMAGES) == 78 * IMAGE
     assert Windows(78, 39).memory_bytes(replace(PIXELS, shape=(224, 224, 3))) == 78 * 224 * 224 * 3
 
 
