@@ -108,8 +108,9 @@ class JoinedLife(Life):
         """Store what is to be decided, then hear of it; False if it crashed in between."""
         log, owned = self.log, self.partition
         assert isinstance(log, JoinedLog)
-        read = {t: log.without == "caught up" or owned.next_offset[t] >= log.visible.get(t, 0) for t in log.inputs}
-        for session, decision in owned.due(read):
+        now_s, topics = owned.to_ask()
+        ends = {topic: 0 if log.without == "caught up" else log.visible.get(topic, 0) for topic in topics}
+        for session, decision in owned.due({topic: (end, now_s) for topic, end in ends.items()}):
             if log.without == "durable":
                 self.unstored.append((session.name, decision))
             else:

@@ -348,11 +348,10 @@ class Commits:
 
     async def store_decisions(self, partition: JoinedPartition) -> list[tuple[JoinedSession, Decision]]:
         """Store what is to be decided of inputs that fell silent or are back; on return it is acknowledged (or has failed)."""
-        state, topics = self._runtime.names.of("state"), self._operator().inputs
-        if not partition.due(dict.fromkeys(topics, True)):
-            return []
-        limits = await self._runtime.read_back.limits([TopicPartition(topic, partition.number) for topic in topics])
-        due = partition.due({tp.topic: partition.is_read(tp.topic, end) for tp, (_, end) in limits.items()})
+        state, (asked_s, topics) = self._runtime.names.of("state"), partition.to_ask()
+        places = [TopicPartition(topic, partition.number) for topic in topics]
+        limits = await self._runtime.read_back.limits(places) if places else {}
+        due = partition.due({tp.topic: (end, asked_s) for tp, (_, end) in limits.items()})
         for session, decision in due:
             decisions = [*partition.decisions.get(session.name, ()), decision]
             self._outbox.put(state, partition.number, [self._decisions(partition, session.name, decisions)])

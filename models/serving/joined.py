@@ -105,14 +105,12 @@ class JoinedSession(Session):
             self.given_to = outputs[-1].start_index
         return outputs
 
-    def due(
-        self, patience: Mapping[str, Patience], marks: Marks, is_read: Mapping[str, bool], now_s: float
-    ) -> Decision | None:
-        """What is to be decided first."""
+    def due(self, patience: Mapping[str, Patience], marks: Marks, read_s: Mapping[str, float]) -> Decision | None:
+        """What is to be decided first; `read_s` says as of when topics are read to their ends."""
         waits, silent_s = self.join.waits() if not self.ended else [], dict[str, float]()
         for wait in waits:
             came_s = self._came_s.get(wait.stream, self.awake_s)
-            silent_s[wait.stream] = now_s - came_s if is_read.get(patience[wait.stream].topic) else -math.inf
+            silent_s[wait.stream] = read_s.get(patience[wait.stream].topic, -math.inf) - came_s
         silent = {stream for stream, s in silent_s.items() if s >= patience[stream].lateness_s}
         over = len(silent) == len(waits) < len(self.join.spec.branches)
         for wait in waits:
@@ -226,6 +224,8 @@ class JoinedPartition(Partition):
         self.patience: Mapping[str, Patience] = {}
         self.decisions: dict[str, list[Decision]] = {}  # by session, what is stored of its inputs
         self._waiting = dict[JoinedSession, None]()  # of these something may be due although nothing comes
+        # By topic: where it ended when that was asked last, and when; as of when it is read to its end.
+        self._ends, self._read_s = dict[str, tuple[int, float]](), dict[str, float]()
         self._told: dict[str, tuple[int, Floor]] = {}  # what was last to be committed
 
     def load(self, handover: Handover) -> list[Pending]:
@@ -267,16 +267,33 @@ class JoinedPartition(Partition):
         for decision in self.decisions.get(session.name, ()):
             session.decide(decision)
 
-    def due(self, is_read: Mapping[str, bool]) -> list[tuple[JoinedSession, Decision]]:
-        """What is to be stored and then heard by :meth:`decide`; `is_read` says which topics are read to their end."""
-        now_s, due = self._now_s(), list[tuple[JoinedSession, Decision]]()
+    def to_ask(self) -> tuple[float, list[str]]:
+        """Of which topics it must be known where they end, for something may be due; and what the time is."""
+        now_s = self._now_s()
+        may_be_due = self._due(dict.fromkeys(self.next_offset, now_s))
+        return now_s, [topic for topic in self.next_offset if topic not in self._ends] if may_be_due else []
+
+    def due(self, ends: Mapping[str, tuple[int, float]]) -> list[tuple[JoinedSession, Decision]]:
+        """What is to be stored and then heard by :meth:`decide`; `ends` says of some topics where they end, and when that was asked.
+
+        Where records come all the time, what is read never reaches the end; but soon where that stood before.
+        """
+        self._ends |= ends
+        for topic, (end, asked_s) in list(self._ends.items()):
+            if self._position(topic) >= end:
+                self._read_s[topic] = asked_s
+                del self._ends[topic]
+        return self._due(self._read_s)
+
+    def _due(self, read_s: Mapping[str, float]) -> list[tuple[JoinedSession, Decision]]:
+        due = list[tuple[JoinedSession, Decision]]()
         candidates, self._waiting = self._touched | self._waiting, {}
         for session in candidates:
             if not isinstance(session, JoinedSession) or session.name not in self.sessions:
                 continue
             if session.waits(self.patience):
                 self._waiting[session] = None
-            decision = session.due(self.patience, self.published.get(session.name, {}), is_read, now_s)
+            decision = session.due(self.patience, self.published.get(session.name, {}), read_s)
             if decision is not None:
                 due.append((session, decision))
         return due
@@ -285,10 +302,6 @@ class JoinedPartition(Partition):
         assert isinstance(session, JoinedSession)
         self._waiting[session] = None
         super().stored(session, snapshot)
-
-    def is_read(self, topic: str, end: int) -> bool:
-        """Whether all that stands before an offset is taken."""
-        return self._position(topic) >= end
 
     def decide(self, session: JoinedSession, decision: Decision) -> list[Pending]:
         """Hear of a decision that is stored and acknowledged."""

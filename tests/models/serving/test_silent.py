@@ -215,6 +215,19 @@ def test_a_topic_without_records_keeps_no_old_note() -> None:
     assert times.log.commits["b"][1].events > at_first[1].events
 
 
+def test_an_input_falls_silent_on_a_topic_that_never_stands_still() -> None:
+    times = Times([*chunks("b", 0, 3), *chunks("a", 0, 60)], [])
+    times.log.topics["b"], owned, made = "a", times.life.partition, list[Decision]()
+    times.life.prepare()
+    for number in range(4, 60):
+        times.log.visible = {"a": number}
+        times.life.finish()
+        asked_s, topics = owned.to_ask()
+        made += [decision for _, decision in owned.due(dict.fromkeys(topics, (number + 1, asked_s)))]
+        times.clock[0] += 0.1
+    assert made[0] == Decision("b", 3, behind=BEHIND)
+
+
 def back(after: int) -> tuple[Times, int]:
     """`b` falls silent at tick 20; back after so many ticks of `a`, each a tenth of a second long."""
     times = Times(chunks("a", 0, 300), chunks("b", 0, 20) + chunks("b", after, 300))
