@@ -161,12 +161,16 @@ def write_own_recipe(target: Path, recipe: Recipe, report: RunningReport) -> Rec
     if recipe.path is None:
         raise SourceError("the recipe has no file to be copied")
     tables = tomllib.loads(recipe.path.read_text(encoding="utf-8-sig"))
-    channels, wanted = report.sessions[0]["channels"], [c for table in recipe.inputs for c in table.channels]
-    if not set(wanted) <= set(channels):
-        if recipe.join is not None:
-            raise SourceError(f"recipe `{recipe.name}` takes both feet, and one was prepared; take another --recipe")
-        plain = {_without_foot(name) for name in wanted}
-        tables["input"][0]["channels"] = [name for name in channels if _without_foot(name) in plain]
+    channels = report.sessions[0]["channels"]
+    for table in tables["input"]:
+        foot = table["stream"].partition(".")[2]
+        if foot or not set(table["channels"]) <= set(channels):
+            plain = {_without_foot(name) for name in table["channels"]}
+            table["channels"] = [
+                name for name in channels if _without_foot(name) in plain and (not foot or name.endswith(f"_{foot}"))
+            ]
+    if not all(table["channels"] for table in tables["input"]):
+        raise SourceError(f"recipe `{recipe.name}` takes both feet, and one was prepared; take another --recipe")
     known = {"surface"} | {name for session in report.sessions for name in session["known"]}
     tables["heads"] = [head for head in tables.get("heads", []) if head.get("column", head["name"]) in known]
     column = tables.get("labels", {}).get("column", "label")

@@ -147,7 +147,10 @@ def survey_of(
     """Look through recordings."""
     options = ReadOptions(label_column=label, file_names=file_names)
     if rate_hz is not None:
-        options = replace(options, inputs=(InputOptions(streams[0] if streams else "sensor", (), rate_hz),))
+        names = streams or ("sensor",)
+        options = replace(options, inputs=tuple(InputOptions(name, (), rate_hz) for name in names))
+    elif len(streams) > 1 and next(_mcap_files(paths), None) is None:  # files of these names are one session
+        options = replace(options, inputs=tuple(InputOptions(name) for name in streams))
     summaries: dict[str, list[_StreamSummary]] = {}  # by stream, one a recording
     survey, irregular = Survey(file_names), dict[str, None]()
     try:
@@ -172,6 +175,9 @@ def survey_of(
         survey.remarks.append(
             f"irregular, so not taken: {', '.join(irregular)}; an [[input]] with rate_hz = 0 takes it"
         )
+    if not others and not streams and (names := _in_each_folder(paths)):
+        words = " ".join(f"--stream {name}" for name in names)
+        survey.remarks.append(f"each folder holds {' and '.join(names)}: if a folder is one session, say {words}")
     _agree(survey, summaries[survey.stream])
     for name in others:
         survey.beside.append(Survey(None, name, remarks=survey.remarks))
@@ -287,6 +293,17 @@ def _mcap_files(paths: Sequence[str | Path]) -> Iterator[tuple[str, Recording]]:
             for file in files:
                 with contextlib.suppress(SourceError):
                     yield file, next(read([file], ReadOptions()))
+
+
+def _in_each_folder(paths: Sequence[str | Path]) -> tuple[str, ...]:
+    """Names of a few files that each of several folders has."""
+    stems: dict[str, list[str]] = {}
+    with contextlib.suppress(SourceError):  # said where all are read
+        for file in find(paths):
+            if file.in_folder and file.suffix != ".mcap":
+                stems.setdefault(file.folder, []).append(file.place.stem)
+    alike = {tuple(sorted(names)) for names in stems.values()}
+    return next(iter(alike)) if len(stems) > 1 and len(alike) == 1 and 1 < len(min(alike)) < 5 else ()
 
 
 def _choose(summaries: dict[str, list[_StreamSummary]], streams: Sequence[str], survey: Survey) -> list[str]:

@@ -300,3 +300,25 @@ def test_streams_that_every_recording_has_are_joined(tmp_path: Path) -> None:
     assert load_recipe("one").join is None
     both = init("two", "--from", tmp_path / "s1", "--stream", "eda", "--stream", "temp")
     assert "eda at 4 Hz and temp at 2 Hz" in both.stdout
+
+
+def test_files_that_are_named_as_streams_are_one_session(tmp_path: Path) -> None:
+    """Two devices write the same columns: only the user knows whether their files are one session, and is asked."""
+    for number in range(3):
+        for foot in ("left", "right"):
+            write(
+                tmp_path / f"run{number}" / f"{foot}.csv", 20, label="slow" if number else "fast", subject=f"p{number}"
+            )
+    apart = init("apart", "--from", tmp_path)
+    assert apart.stdout.startswith("recipes/apart.toml: 6 recordings, sensor at 32 Hz, 3 channels")
+    said = "each folder holds left and right: if a folder is one session, say --stream left --stream right"
+    assert said in apart.stderr.splitlines()
+    joined = init("feet", "--from", tmp_path, "--stream", "imu.left", "--stream", "imu.right")
+    assert joined.stdout.startswith(
+        "recipes/feet.toml: 3 recordings, imu.left at 32 Hz and imu.right at 32 Hz, 6 channels"
+    )
+    recipe = made("feet")
+    assert [table.stream for table in recipe.inputs] == ["imu.left", "imu.right"]
+    for recording in read([tmp_path], recipe.read_options()):
+        windows = windows_of(streams_of(recording, recipe), recipe.chain.cut_behind_window()[0])
+        assert [window.absent for window in windows] == [()] * 7
