@@ -418,9 +418,10 @@ def _decisions(recipe: Recipe, session: str, settings: Settings) -> list[Decisio
     from kymo.models.serving.joined import decisions_from_json
     from kymo.streams.kafka.read import read_records
 
-    keys = {
-        f"{name}.decisions\n{session}".encode() for name in (f"{recipe.name}.{BOTH}", f"{steps_name(recipe)}.processor")
-    }
+    names = [f"{recipe.name}.{BOTH}"]
+    with contextlib.suppress(KymoError):  # nothing to derive
+        names.append(f"{steps_name(recipe)}.processor")
+    keys = {f"{name}.decisions\n{session}".encode() for name in names}
     values = [r.value for r in read_records(settings, [Names(settings.prefix).of("state")]) if r.key in keys]
     decisions = decisions_from_json(values[-1], recipe.chain) if values and values[-1] else []
     return list(

@@ -82,6 +82,8 @@ def _cell(event: Event, name: str) -> Any:
         return utc(getattr(event, f"{name}_ns"), 9)
     if name == "value":
         return next(iter(event.values.values()), "")
+    if name == "absent":
+        return " ".join(event.absent)
     return getattr(event, name)
 
 
@@ -89,6 +91,8 @@ def _row(event: Event) -> bytes:
     result = f"{event.label:<16} {event.probability:6.1%}"
     if event.values:
         result = ", ".join(f"{name} {value:g}" for name, value in event.values.items())
+    if event.absent:
+        result += f"  without {', '.join(event.absent)}"
     head = f"  {event.head}" if event.head else ""
     return (
         f"{utc(event.start_ns, 3).removesuffix('Z')}  {event.session:<24} {event.recipe}{head:<12} {result}\n".encode()
@@ -105,6 +109,7 @@ _COLUMNS = (
     "probability",
     "value",
     "missing",
+    "absent",
     "bundle",
     "stream",
     "start_index",

@@ -1,4 +1,5 @@
-"""The README and CONTRIBUTING as they stand: the walk-through, live too, the Python of docs/python.md, the two examples, notebooks.
+"""The README and CONTRIBUTING as they stand: the walk-through, live too, the Python of docs/python.md, the two devices of docs/joining.md,
+the two examples, notebooks.
 Not run: `make` and what installs; those are CI itself."""
 
 from __future__ import annotations
@@ -66,18 +67,21 @@ def lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
+def place_of(folder: Path) -> Place:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("KYMO_")}
+    return Place(folder, kept | {"PATH": path, "KYMO_HOME": str(folder / "home"), "COLUMNS": "100"})
+
+
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, dict[str, str]]:
     """The walk-through, run once: the place, and what each command printed."""
     pytest.importorskip("torch", reason="training needs torch")
-    folder = tmp_path_factory.mktemp("motions")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("KYMO_")}
-    place = Place(folder, kept | {"PATH": path, "KYMO_HOME": str(folder / "home"), "COLUMNS": "100"})
+    place = place_of(tmp_path_factory.mktemp("motions"))
     (script,) = [block.text for block in blocks("README.md", "python", WALK)]
     name = re.match(r"# (\w+\.py)", script)
     assert name is not None
-    (folder / name[1]).write_text(script, encoding="utf-8")
+    (place.folder / name[1]).write_text(script, encoding="utf-8")
     printed = {}
     for words in commands("README.md", WALK):
         if words[0] not in ("make", "source"):
@@ -123,9 +127,21 @@ def test_python_examples(walked: tuple[Place, dict[str, str]]) -> None:
 @pytest.mark.slow
 def test_the_same_live(walked: tuple[Place, dict[str, str]], broker: str, prefix: str) -> None:
     place, printed = walked
-    settings = {"KYMO_BROKERS": broker, "KYMO_PREFIX": prefix, "KYMO_METRICS_PORT": "0"}
     up, replay, events, doctor = commands("README.md", LIVE)
     _, sent, explained = (block.text for block in blocks("README.md", "text", LIVE))
+    offline = sorted(without_time(line) for line in printed["kymo run"].splitlines())
+    with served(place, up, broker, prefix) as settings:
+        done = place.run(*replay, **settings).stdout
+        assert lines(done.replace(f"{prefix}.*", "kymo.*"))[:2] == lines(sent)[:2]
+        assert online(place, events, settings, len(offline)) == offline
+        assert "events   11 of 11 windows have one" in explained
+        assert set(explained.splitlines()[:2]) <= set(place.run(*doctor, **settings).stdout.splitlines())
+
+
+@contextlib.contextmanager
+def served(place: Place, up: list[str], broker: str, prefix: str) -> Iterator[dict[str, str]]:
+    """While a command serves, the settings with which others reach the same topics."""
+    settings = {"KYMO_BROKERS": broker, "KYMO_PREFIX": prefix, "KYMO_METRICS_PORT": "0"}
     log = place.folder / "up.log"
     with log.open("w") as out:
         running = subprocess.Popen(up, cwd=place.folder, env=place.env | settings, stdout=out, stderr=out)
@@ -133,19 +149,74 @@ def test_the_same_live(walked: tuple[Place, dict[str, str]], broker: str, prefix
         for _ in attempts(running, log):
             if "is ready" in log.read_text():
                 break
-        done = place.run(*replay, **settings).stdout
-        assert lines(done.replace(f"{prefix}.*", "kymo.*"))[:2] == lines(sent)[:2]
-        offline = sorted(without_time(line) for line in printed["kymo run"].splitlines())
-        for _ in attempts(running, log):
-            online = sorted(without_time(line) for line in place.run(*events, **settings).stdout.splitlines())
-            if len(online) >= len(offline):
-                break
-        assert online == offline
-        assert "events   11 of 11 windows have one" in explained
-        assert set(explained.splitlines()[:2]) <= set(place.run(*doctor, **settings).stdout.splitlines())
+        yield settings
     finally:
         running.send_signal(signal.SIGINT)
         assert running.wait(60) == 0, log.read_text()
+
+
+def online(place: Place, events: list[str], settings: dict[str, str], count: int) -> list[str]:
+    """Events as soon as there are so many, sorted, without their time."""
+    for _ in range(600):
+        published = place.run(*events, **settings).stdout.splitlines()
+        if len(published) >= count:
+            break
+    return sorted(without_time(line) for line in published)
+
+
+JOINING, TWO = "docs/joining.md", "Two files, one recipe, one command"
+
+
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, dict[str, str]]:
+    """The page of two devices, run once: the place, and what each command printed."""
+    pytest.importorskip("torch", reason="training needs torch")
+    place = place_of(tmp_path_factory.mktemp("effort"))
+    (script,), (recipe,) = (blocks(JOINING, language, TWO) for language in ("python", "toml"))
+    (place.folder / "make_devices.py").write_text(script.text, encoding="utf-8")
+    (place.folder / "recipes").mkdir()
+    (place.folder / "recipes" / "effort.toml").write_text(recipe.text, encoding="utf-8")
+    printed = {}
+    for words in commands(JOINING, TWO) + commands(JOINING, CLOCKS):
+        printed[" ".join(words[:3])] = place.run(*words).stdout
+    return place, printed
+
+
+CLOCKS = "Clocks that were never set together"
+
+
+@pytest.mark.slow
+def test_two_devices(joined: tuple[Place, dict[str, str]]) -> None:
+    place, printed = joined
+    offset_ms = float(re.search(r"offset_ms = (\d+)", (place.folder / "recipes" / "effort.toml").read_text())[1])  # type: ignore[index]
+    assert abs(offset_ms - 3000) < 7  # what the page says of it
+    (shown,) = blocks(JOINING, "text", CLOCKS)
+    without_numbers = [
+        re.sub(r"[\d.]+", "N", text).replace("+", "-") for text in (shown.text, printed["kymo prepare clocks"])
+    ]
+    assert without_numbers[0] == without_numbers[1]
+    assert (place.folder / "clocks.png").stat().st_size > 10_000
+    events = {event["id"]: event for event in map(json.loads, printed["kymo run effort"].splitlines())}
+    assert len(events) == 35
+    (shown,) = blocks(JOINING, "json", TWO)
+    for said in map(json.loads, shown.text.splitlines()):
+        event = events[said["id"]]
+        assert (said["label"], said.get("absent", [])) == (event["label"], event.get("absent", []))
+        assert said["missing"] == pytest.approx(event["missing"], abs=0.01)
+    silent = [event for event in events.values() if 65 <= event["start_index"] / 50 <= 105]
+    assert all(event["absent"] == ["chest"] for event in silent)
+
+
+@pytest.mark.slow
+def test_two_devices_live(joined: tuple[Place, dict[str, str]], broker: str, prefix: str) -> None:
+    place, printed = joined
+    up, replay, events, doctor = commands(JOINING, "Live")
+    (explained,) = blocks(JOINING, "text", "Live")
+    offline = sorted(without_time(line) for line in printed["kymo run effort"].splitlines())
+    with served(place, up, broker, prefix) as settings:
+        place.run(*replay, **settings)
+        assert online(place, events, settings, len(offline)) == offline
+        assert place.run(*doctor, **settings).stdout.splitlines()[-4:] == explained.text.splitlines()
 
 
 def without_time(event: str) -> str:

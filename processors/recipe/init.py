@@ -333,7 +333,12 @@ def _agree(survey: Survey, streams: list[_StreamSummary]) -> None:
     close_rates = {r for r in rates if abs(r / rate - 1) <= RATE_TOLERANCE}
     if len(rates) > len(close_rates):
         others = ", ".join(f"{float(r):g} Hz ({n})" for r, n in rates.most_common() if r not in close_rates)
-        survey.remarks.append(f"recordings of other rates are not taken: {others}")
+        hint = (
+            ""
+            if survey.file_names
+            else '; where files are devices of one session, say --file-names "{session}/{stream}"'
+        )
+        survey.remarks.append(f"recordings of other rates are not taken: {others}{hint}")
     streams = [s for s in streams if s.format.rate in close_rates]
     formats = [s.format for s in streams]
     everywhere = [c for c in formats[0].channels if all(c in fmt.channels for fmt in formats)]
