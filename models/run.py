@@ -132,11 +132,13 @@ def _why_silent(recipe: Recipe, streams: Sequence[StreamData], with_gaps: int = 
                 f"its streams ({spans}) have {max(end_ns - start_ns, 0) / NS:g} s in common, less than a window of {length / rate:g} s; "
                 "look at their times, and at offset_ms of [[input]]"
             )
-    elif stream.end_index - stream.first_index < length:
+    elif recipe.join is None and stream.end_index - stream.first_index < length:
         return (
             f"it holds {stream.count} samples ({stream.count / rate:g} s), fewer than a window of {length} "
             f"({length / rate:g} s); shorten [window] length_s"
         )
+    elif stream.duration_s < length / rate:
+        return f"it is {stream.duration_s:g} s long, shorter than a window of {length / rate:g} s; shorten [window] length_s"
     cut = f"{with_gaps} windows left out for too many missing samples" if with_gaps else "gaps cut every window"
     gaps = many(sum(len(s.pieces) - 1 for s in streams), "gap")
     return f"{cut} ({gaps}); see bridge_ms and max_missing of [[input]]"

@@ -147,7 +147,7 @@ class BranchState:
         self._waiting: list[Chunk] = []
         self._header: Header | None = None  # of the newest chunk, and where that ends
         self._end = 0
-        self.rate, self.irregular = spec.raw.rate, spec.irregular
+        self.irregular = spec.irregular
         self.rows: list[Chunk] = []  # before the grid is known
         self.values: deque[tuple[int, Array]] = deque()
         self.void: list[tuple[int, int | None]] = []  # from, to
@@ -250,11 +250,10 @@ class BranchState:
         complete_ns = None if chunk.complete_ns is None else chunk.complete_ns + self.spec.offset_ns
         return replace(chunk, header=self._moved[1], times_ns=times_ns, complete_ns=complete_ns)
 
-    def sample(self, chunks: list[Chunk]) -> None:
-        for chunk in chunks:
-            self.values += [run for run in self.sampler.push(chunk) if len(run[1])]
-            if chunk.complete_ns is not None:
-                self.values += self.sampler.complete(chunk.complete_ns)
+    def sample(self, chunk: Chunk) -> None:
+        self.values += [run for run in self.sampler.push(chunk) if len(run[1])]
+        if chunk.complete_ns is not None:
+            self.values += self.sampler.complete(chunk.complete_ns)
 
     def end(self) -> None:
         self.ended = True

@@ -271,7 +271,7 @@ class ChainStage(Stage):
             elif isinstance(item, Chunk):
                 self._tell(item)
             admitted.append(item)
-        self._intake.forget(min(self._needs_behind_intake(), default=0))
+        self._intake.forget(min(self._needs_behind_intake(), default=self._intake.seen))
         return admitted
 
     def _tell(self, chunk: Chunk) -> None:

@@ -153,11 +153,11 @@ class EntryStage(Stage):
         self._max_missing = max_missing
         self.filled: Ranges = []
         self.absent: dict[str, Ranges] = {}
-        self._seen = 0  # index one past the newest sample taken
+        self.seen = 0  # index one past the newest sample taken
 
     def go_on_from(self, seen: int) -> None:
         """Begin in mid-session: what lies before sample `seen` has come already."""
-        self._seen = seen
+        self.seen = seen
 
     def decide(self, decision: Any) -> list[Chunk]:
         """Hear of a :class:`~kymo.processors.join.Decision`; only an entry of several inputs does."""
@@ -222,22 +222,22 @@ class IntakeStage(EntryStage):
         if not len(data):
             return self._note_mark(item, [])
         if self._in is None:
-            self._seen = max(first, self._seen)
-        if first < self._seen:
+            self.seen = max(first, self.seen)
+        if first < self.seen:
             self._count_old(first, item.end_index)
-            if item.end_index <= self._seen:
+            if item.end_index <= self.seen:
                 # Before its header is looked at: what came late from before a re-anchored clock must change nothing.
                 return self._note_mark(item, [])
-            data, first = data[self._seen - first :], self._seen
+            data, first = data[self.seen - first :], self.seen
             times = None if times is None else times[-len(data) :]
         if item.header is not self._in:
             if item.header != self._in:
                 self._bind(item.header)
             self._in = item.header
         values = self._convert(data)
-        if first > self._seen:
-            self._gaps.append((self._seen, first))
-        self._seen = first + len(data)
+        if first > self.seen:
+            self._gaps.append((self.seen, first))
+        self.seen = first + len(data)
         if times is not None:
             return self._note_mark(item, self._timed(first, values, times))
         if (good := self._good(values)) is None:
@@ -273,7 +273,7 @@ class IntakeStage(EntryStage):
             return data.astype(self.spec.dtype, copy=False)
 
     def _count_old(self, first: int, end: int) -> None:
-        late = any(a < min(end, self._seen) and first < b for a, b in self._gaps)
+        late = any(a < min(end, self.seen) and first < b for a, b in self._gaps)
         self.counts["late" if late else "duplicates"] += 1
 
     def _good(self, values: Array) -> NDArray[np.bool_] | None:
@@ -316,7 +316,7 @@ class IntakeStage(EntryStage):
     def input_needed(self, index: int) -> int:
         """Oldest raw sample needed to make sample `index` again: an interpolated one rests on the number before its gap."""
         # In a gap that is too long already the last number is of no use any more, and must not hold back a commit.
-        if self._last is not None and self._seen - self._valid - 1 <= max(self.spec.bridge, self.spec.fill):
+        if self._last is not None and self.seen - self._valid - 1 <= max(self.spec.bridge, self.spec.fill):
             index = min(index, self._valid)
         for start, end, _ in self.filled:
             if start <= index < end:
@@ -326,12 +326,12 @@ class IntakeStage(EntryStage):
     @property
     def needs_from(self) -> dict[str, int]:
         """The next sample, or the last number where a gap behind it may still be filled (see :meth:`input_needed`)."""
-        return {} if self._in is None else {self._in.format.stream: self.input_needed(self._seen)}
+        return {} if self._in is None else {self._in.format.stream: self.input_needed(self.seen)}
 
     def snapshot(self) -> bytes:
         meta = {
             "header": self._in,
-            "seen": self._seen,
+            "seen": self.seen,
             "valid": self._valid,
             "filled": self.filled,
             "gaps": list(self._gaps),
@@ -344,7 +344,7 @@ class IntakeStage(EntryStage):
         meta, arrays = unpack(snapshot)
         if meta["header"] is not None:
             self._bind(meta["header"])
-        self._seen, self._valid = meta["seen"], meta["valid"]
+        self.seen, self._valid = meta["seen"], meta["valid"]
         self.filled = [tuple(r) for r in meta["filled"]]
         self._gaps = deque((tuple(g) for g in meta["gaps"]), maxlen=_GAPS_KEPT)
         self._last, self._newest_ns = arrays.get("last"), meta.get("newest", _NEVER)
@@ -396,12 +396,12 @@ class DerivedStage(EntryStage):
         data, first = item.data, item.first_index
         if not len(data):
             return []
-        if first < self._seen:
+        if first < self.seen:
             self.counts["duplicates"] += 1
-            if item.end_index <= self._seen:
+            if item.end_index <= self.seen:
                 return []
-            data, first = data[self._seen - first :], self._seen
-        self._in, self._seen = item.header, item.end_index
+            data, first = data[self.seen - first :], self.seen
+        self._in, self.seen = item.header, item.end_index
         if not item.filled:
             return [Chunk(item.header, first, data)]
         # A range that two chunks rest on comes with both, of several inputs longer with the second.
@@ -426,14 +426,14 @@ class DerivedStage(EntryStage):
     @property
     def needs_from(self) -> dict[str, int]:
         """The next row."""
-        return {} if self._in is None else {self._in.format.stream: self._seen}
+        return {} if self._in is None else {self._in.format.stream: self.seen}
 
     def snapshot(self) -> bytes:
-        meta: dict[str, Any] = {"header": self._in, "seen": self._seen, "filled": self.filled}
+        meta: dict[str, Any] = {"header": self._in, "seen": self.seen, "filled": self.filled}
         return pack(meta | {"absent": self.absent} if self.absent else meta)
 
     def restore(self, snapshot: bytes) -> None:
         meta, _ = unpack(snapshot)
-        self._in, self._seen = meta["header"], meta["seen"]
+        self._in, self.seen = meta["header"], meta["seen"]
         self.filled = [(a, b, bool(c)) for a, b, c in meta["filled"]]
         self.absent = {s: [(a, b, True) for a, b, _ in ranges] for s, ranges in meta.get("absent", {}).items()}

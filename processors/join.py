@@ -208,16 +208,15 @@ class JoinStage(EntryStage):
             self._sample(branch_state, rows)
 
     def _sample(self, branch_state: BranchState, rows: list[Chunk]) -> None:
-        branch_state.sample(rows)
-        ticks = branch_state.sampler.ticks
-        for chunk in rows if not branch_state.irregular else ():
-            times = SampleTimes(chunk.header.origin_ns, branch_state.rate)
+        for chunk in rows:
+            branch_state.sample(chunk)
             for start, stop, _ in chunk.filled:  # the ticks that rest on an interpolated sample
-                first, end = ticks.first_at(times.time(start - 1) + 1), ticks.first_at(times.time(stop))
+                fmt = chunk.header.format
+                first, end = branch_state.sampler.ticks_on(
+                    int((start - fmt.span) // fmt.step) + 1, math.ceil(stop / fmt.step)
+                )
                 if first < end:
-                    self.filled.append((first, end, True))
-        if len(self.filled) > 1:
-            self.filled = united(self.filled)
+                    self.filled = united([*self.filled, (first, end, True)])
 
     def _look_for_origin(self) -> None:
         """Begin at the grid's first sample; where its input ended without any, at that of the next one that has some."""
@@ -324,7 +323,8 @@ class JoinStage(EntryStage):
         for branch_state, width in zip(self._branches, self._widths, strict=True):
             part = values[..., at : at + width]
             branch_state.take(start, part)
-            present = ~np.isnan(part.reshape(len(part), -1)).all(1)
+            present = ~np.isnan(part.reshape(len(part), -1)).any(1)
+            part[~present] = np.nan  # a block of which some is missing is missing
             if not branch_state.spec.counts_alone:
                 some |= present
             if not present.all():

@@ -262,6 +262,16 @@ class Sampler:
             return []
         return self._decide(self.ticks.first_at(self._clock.time(self._end)))
 
+    def ticks_on(self, start: int, stop: int) -> tuple[int, int]:
+        """The ticks that rest on some of an evenly sampled stream's samples from `start` to `stop`: the first, and one past the last."""
+        first, end = (self.ticks.first_at(self._clock.time(index)) for index in (start, stop))
+        first, end = first + 1, end + 1
+        while self._need(self._clock, self.ticks, first - 1)[1] > start:
+            first -= 1
+        while self._need(self._clock, self.ticks, end - 1)[0] >= stop:
+            end -= 1
+        return first, end
+
     def _needed(self, tick: int) -> int:
         """Oldest sample that a tick rests on."""
         return int(self._need(self._stream, self.ticks, tick)[0])

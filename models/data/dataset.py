@@ -51,7 +51,7 @@ def why_not(recording: Recording, recipe: Recipe) -> str:
     """Say why a recipe does not take a recording: what is wrong with each stream, or what is missing."""
     verdicts = _verdicts(recording, recipe)
     reasons = [why for _, why in verdicts if why is not None]
-    taken = {recipe.input_of(stream.header.format.stream) for stream, why in verdicts if why is None}
+    taken = [recipe.input_of(stream.header.format.stream) for stream, why in verdicts if why is None]
     missing = [f"`{table.stream}`" for table in recipe.inputs if table.required and table not in taken]
     if taken and missing:
         reasons.append(f"there is no {' and no '.join(missing)}, which the recipe requires")
@@ -204,7 +204,8 @@ def _carry_on(checksum: str, recording: Recording, stream: StreamData) -> str:
     digest = hashlib.sha256(repr((recording.session, stream.header, stream.first_index, labels)).encode())
     for first, samples in stream.pieces:
         digest.update(first.to_bytes(8, "little", signed=True))
-        digest.update(np.ascontiguousarray(samples).data)
+        for part in map(bytes, samples) if samples.dtype.hasobject else [np.ascontiguousarray(samples).data]:
+            digest.update(part)
     if stream.times_ns is not None:
         digest.update(np.ascontiguousarray(stream.times_ns).data)
     return hashlib.sha256((checksum + digest.hexdigest()).encode()).hexdigest()

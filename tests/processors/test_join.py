@@ -307,10 +307,10 @@ def at_tick(item: Branch, header: Header, rows: dict[int, Any], now: int, then: 
         if item.sample == "count":
             return np.array([len(under)], np.float32)
         return np.stack(under).mean(0, dtype=np.float64).astype(np.float32) if under else None
-    missing = np.full(item.raw.shape, np.nan, np.float32)
     if item.sample == "block":
         each = int(header.format.rate / Fraction(1, 1) * Fraction(then - now, 10**9) + Fraction(1, 2))
-        return np.concatenate([rows.get(after + i, missing) for i in range(each)])
+        block = [rows.get(after + i) for i in range(each)]
+        return None if any(row is None for row in block) else np.concatenate(block)  # type: ignore[arg-type]
     if item.sample == "hold":
         return rows.get(before)
     early, late = header.time_ns(before), header.time_ns(after)

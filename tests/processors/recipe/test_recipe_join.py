@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -262,3 +263,67 @@ def test_what_was_absent_is_told_over_a_topic_too(seconds: Fraction) -> None:
     told = {w.absent for w in came}
     assert told == {("c",), ("b", "c"), ()}
     assert {w.missing for w in came if not w.absent} - {0.0}
+
+
+def under(way: str, tick: Fraction, each: Fraction, rate: int) -> set[int]:
+    """Numbers of the samples, `rate` a second, that a tick rests on, at `tick` seconds and `each` seconds before the next."""
+    at, later = tick * rate, (tick + each) * rate
+    before = math.floor(at)
+    if way == "linear":
+        return {before, math.ceil(at)}
+    if way == "hold":
+        return {before}
+    if way == "nearest":
+        return {before if at - before <= before + 1 - at else before + 1}
+    return set(range(math.ceil(at), math.ceil(later)))
+
+
+@pytest.mark.parametrize("way", ["linear", "hold", "nearest", "mean", "block"])
+@pytest.mark.parametrize(("rate", "ticks"), [(20, 5), (20, 20), (8, 32), (10, 4)])
+def test_ticks_that_rest_on_interpolated_samples_are_missing(way: str, rate: int, ticks: int) -> None:
+    if (way == "block" and rate % ticks) or (way == "mean" and rate < ticks):  # the latter has ticks without a sample
+        return
+    text = joined(
+        {"stream": "a", "rate_hz": ticks},
+        {"stream": "b", "rate_hz": rate, "bridge_ms": 1000, "sample": way},
+        rate=ticks,
+        window_s=(1, 0.25 if ticks % 4 == 0 else 0.2),
+    )
+    recipe, seconds = parse_recipe(text), 12
+    b = noise(rate * seconds, 1, 2)
+    gone = {*range(3 * rate + 1, 3 * rate + 3), *range(6 * rate, 6 * rate + rate // 2), 9 * rate - 1}
+    there = np.array(sorted(set(range(len(b))) - gone))
+    streams = [
+        stream("a", ticks, noise(ticks * seconds, 1, 1)),
+        StreamData.from_indexes(stream("b", rate, b).header, b[there], there),
+    ]
+    each = Fraction(1, ticks)
+    bad = {k for k in range(ticks * seconds) if under(way, k * each, each, rate) & gone}
+    for length in (Fraction(1, 20), Fraction(1, 3), Fraction(100)):
+        stage = recipe.chain.build()
+        came = [w for chunk in chunks_of(streams, recipe.chain, length) for w in stage.push(chunk)] + stage.flush()
+        told = {w.start_index: w.missing * ticks for w in came}
+        assert told == {start: len(bad & set(range(start, start + ticks))) for start in told}
+        assert len(told) > 30
+        branch = stage.stages[0]._branches[1]  # type: ignore[attr-defined]
+        assert branch.stage.stages[0].filled == []
+
+
+def test_a_block_of_which_some_is_missing_is_missing() -> None:
+    chain = freed(joined({"stream": "a", "rate_hz": 4}, {"stream": "b", "rate_hz": 16, "sample": "block"}, rate=4))
+    b, gone = noise(160, 1, 2), [50]
+    there = np.delete(np.arange(160), gone)
+    streams = [stream("a", 4, noise(40, 1, 1)), StreamData.from_indexes(stream("b", 16, b).header, b[there], there)]
+    came = {w.start_index: w for w in windows_of(streams, chain)}
+    window = came[8]
+    assert (window.absent, window.missing) == (("b",), 1 / 8)
+    assert np.isnan(window.data[12 - 8, 1:]).all()
+    assert not np.isnan(np.delete(window.data, 12 - 8, 0)).any()
+
+
+def test_inputs_with_steps_of_their_own_may_be_missing() -> None:
+    text = joined(
+        {"stream": "a", "rate_hz": 4}, {"stream": "b", "rate_hz": 4, "steps": [{"step": "scale", "factor": 2}]}, rate=4
+    )
+    why = why_not(Recording("s", [stream("b", 4, noise(40, 1, 1))]), parse_recipe(text))
+    assert why == "there is no `a`, which the recipe requires"
