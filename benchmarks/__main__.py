@@ -25,6 +25,7 @@ COMPARISONS = (
     "takeover",
     "frames",
     "joined",
+    "slow",
 )
 
 #: Those that need no broker.
@@ -146,6 +147,7 @@ def _through_kafka(
     from benchmarks.load import Workload
     from benchmarks.real_time import real_time
     from benchmarks.rig import rig
+    from benchmarks.slow import slow
     from benchmarks.takeover import SESSIONS, takeover
 
     channel_samples, seconds = sizes
@@ -161,6 +163,8 @@ def _through_kafka(
                 found[name] = frames(made)
             elif name == "joined":
                 found[name] = joined(made, seconds=seconds)
+            elif name == "slow":
+                found[name] = slow(made, seconds=min(seconds, 40.0))
             elif name == "takeover":
                 found[name] = takeover(made, work, SESSIONS, rounds)
             elif name == "throughput" and beside is not None:

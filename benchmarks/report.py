@@ -71,6 +71,15 @@ _COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("seconds", "caught up with in, s", "{:.0f}"),
         ("peak_mb", "most resident, MB", "{:.0f}"),
     ),
+    "slow": (
+        ("step", "30 ms a frame", "{}"),
+        ("offered", "frames/s offered", "{}"),
+        ("possible", "possible", "{:.1f}"),
+        ("out", "out", "{:.1f}"),
+        ("share", "of the possible", "{:.2f}"),
+        ("dropped", "dropped", "{:,}"),
+        ("pause_ms", "longest pause of the loop, ms", "{:.0f}"),
+    ),
     "joined": (
         ("sessions", "sessions of four signals", "{:,}"),
         ("windows", "windows", "{:,}"),

@@ -137,6 +137,10 @@ class RecipeMetrics:
         self.committed_s = time.time()
         self.stages["commit"].observe(seconds)
 
+    def dropped(self, samples: int) -> None:
+        """Samples waited for a slow step for too long."""
+        self.counts["dropped"] += samples
+
     def counted(self, name: str) -> list[tuple[int]]:
         return [(self.counts[name],)]
 

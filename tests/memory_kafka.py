@@ -101,12 +101,15 @@ class Worker:
         self._assigned: list[TopicPartition] = []
         self._feeding: asyncio.Task[None] | None = None
         self._held = False
-        told = dict.fromkeys(("took", "classified", "emitted", "rejected", "committed"), lambda *_: None)
+        told: dict[str, Any] = dict.fromkeys(
+            ("took", "classified", "emitted", "rejected", "committed"), lambda *_: None
+        )
+        self.dropped: list[int] = []
         runtime = Runtime(
             self,
             names,
             kafka,
-            SimpleNamespace(**told),
+            SimpleNamespace(**told, dropped=self.dropped.append),
             self.failures.append,
             self._ids,
             self.lines.append,  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from benchmarks.peer import Task
 from benchmarks.peer_bare import take
 from benchmarks.real_time import real_time
 from benchmarks.rig import LABELS, NETWORK, Rig, recipe_text, rig
+from benchmarks.slow import slow
 from benchmarks.takeover import takeover
 from kymo.models.onnx_model import OnnxModel
 from kymo.processors.recipe.load import parse_recipe
@@ -170,6 +171,16 @@ def test_takeover(made: Rig) -> None:
     rows = takeover(made, WORK, 5, 1)
     assert [row["sessions"] for row in rows] == [0, 5]
     assert report.table("takeover", rows).count("\n") == 3
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+def test_slow(made: Rig) -> None:
+    """What comes out of a slow step is compared, in order, and what does not is counted."""
+    rows = slow(made, 4, 8.0)
+    assert [row["step"] for row in rows] == ["waits", "computes"]
+    assert rows[0]["out"] > 0
+    assert report.table("slow", rows).count("\n") == 3
 
 
 @pytest.mark.broker

@@ -61,7 +61,9 @@ class Agent(Member):
         self._overdue = False  # nothing is taken until a session that holds the commit back can be stored
         self._lanes: Lanes | None = None
         if (slow := operator.processes) is not None:
-            self._lanes = Lanes(slow, operator.age_s, self._publish, self._refuse, self._aside)
+            self._lanes = Lanes(
+                slow, operator.age_s, runtime.observer.dropped, self._publish, self._refuse, self._aside
+            )
             self._batch_size = slow.spec.batch
         self._asides: set[asyncio.Task[None]] = set()
 

@@ -39,6 +39,9 @@ class Observer(Protocol):
     def committed(self, seconds: float) -> None:
         """Offsets were committed."""
 
+    def dropped(self, samples: int) -> None:
+        """Samples waited for a slow step for too long."""
+
 
 class TopicReader(Protocol):
     """What reads topics without a group."""

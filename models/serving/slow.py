@@ -39,6 +39,7 @@ class Lanes:
         self,
         processes: Processes,
         age_s: float,  # what has waited for longer is dropped; 0 for nothing
+        dropped: Callable[[int], None],  # told of so many samples
         publish: Callable[[Sequence[Judged]], None],
         refuse: Callable[
             [Partition, Pending, str], Awaitable[None]
@@ -46,7 +47,7 @@ class Lanes:
         begin: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],  # has something done in a task of its own
     ) -> None:
         self._processes, self._age_ms = processes, 1000 * age_s
-        self._publish, self._refuse, self._begin = publish, refuse, begin
+        self._dropped, self._publish, self._refuse, self._begin = dropped, publish, refuse, begin
         self._lanes: dict[int, deque[_Given]] = {}
         self._under_way = 0  # batches
 
@@ -70,7 +71,7 @@ class Lanes:
             if output.end:
                 given.value = encode(output)
             elif self._is_too_old(output, pending.sent_ms):
-                partition.counts["dropped"] += output.count
+                self._dropped(output.count)
                 partition.acknowledge(pending)
                 continue
             else:
