@@ -70,7 +70,9 @@ def read_sessions(paths: Sequence[str], recipe: Recipe | None) -> Sessions:
             table = recipe.input_of(name) if recipe else None
             known = table.stream if table else recording.session if len(recording.streams) == 1 else name
             if known in streams:
-                raise SourceError(f"session {recording.session} has `{known}` twice", recording.path)
+                raise SourceError(
+                    f"session {recording.session} has `{known}` twice; name the files of one session", recording.path
+                )
             streams[known] = stream
     single = {name: stream for streams in sessions.values() for name, stream in streams.items()}
     if len(single) == len(sessions) > 1 and all(len(streams) == 1 for streams in sessions.values()):

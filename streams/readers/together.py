@@ -34,7 +34,7 @@ def of_streams(files: Sequence[File], options: ReadOptions, errors: list[SourceE
         return
     for file in (file for file in files if inputs[file]):
         try:
-            for part in format_of(file).read(file, replace(options, inputs=inputs[file], stream_name=None)):
+            for part in _read(file, replace(options, inputs=inputs[file], stream_name=None)):
                 parts.setdefault(part.session, []).append(part)
         except SourceError as error:
             refused.append(error)
@@ -194,6 +194,23 @@ def together(
     )
 
 
+def _offset_ns(part: Recording, inputs: Sequence[InputOptions]) -> int:
+    """What a recipe adds to its times."""
+    kinds = {kind for name in _names(part) for kind in (name, name.partition(".")[0])}
+    return next((item.offset_ns or 0 for item in inputs if item.stream in kinds), 0)
+
+
+def _read(file: File, options: ReadOptions) -> Iterator[Recording]:
+    """Recordings of a file. Labels beside the samples of one stream are by its clock, so what a recipe adds to those is added to them."""
+    for recording in format_of(file).read(file, options):
+        if len(recording.streams) == 1 and (later_ns := _offset_ns(recording, options.inputs)):
+            recording.labels = [
+                replace(label, start_ns=label.start_ns + later_ns, end_ns=label.end_ns + later_ns)
+                for label in recording.labels
+            ]
+        yield recording
+
+
 def _on_one_clock(
     parts: Sequence[Recording], inputs: Sequence[InputOptions], errors: list[SourceError]
 ) -> tuple[list[Recording], list[str]]:
@@ -205,13 +222,8 @@ def _on_one_clock(
     dated, name = most.start_ns >= _DATED_NS, Path(most.path).name
     kept, moved = list[Recording](), list[str]()
 
-    def offset_ns(part: Recording) -> int:
-        """What a recipe adds to its times."""
-        kinds = {kind for name in _names(part) for kind in (name, name.partition(".")[0])}
-        return next((item.offset_ns or 0 for item in inputs if item.stream in kinds), 0)
-
     for part in parts:
-        later_ns = offset_ns(part) - offset_ns(most)
+        later_ns = _offset_ns(part, inputs) - _offset_ns(most, inputs)
         apart_ns = max(part.start_ns + later_ns - most.end_ns, most.start_ns - part.end_ns - later_ns)
         if (part.start_ns >= _DATED_NS) != dated:
             which = "no date, and those of that do" if dated else "a date, and those of that do not"
@@ -234,7 +246,7 @@ def _on_one_clock(
 
 
 def recordings_of(file: File, options: ReadOptions) -> Iterator[Recording]:
-    for recording in format_of(file).read(file, options):
+    for recording in _read(file, options):
         yield _with_labels(recording, file, options)
 
 

@@ -351,3 +351,21 @@ def test_an_archive_of_several_topics_gives_the_same_windows(tmp_path: Path) -> 
     before, after = (windows_of(streams_of(r, recipe), recipe.chain) for r in (recording, again))
     assert len(before) == 7  # of the 8.75 s that both have
     assert [(w.start_index, w.data.tobytes()) for w in after] == [(w.start_index, w.data.tobytes()) for w in before]
+
+
+def test_labels_are_by_the_clock_of_the_file_that_they_stand_in(tmp_path: Path) -> None:
+    """What a recipe adds to the times of its samples is added to theirs."""
+    folder = tmp_path / "walk"
+    folder.mkdir()
+    rows = [f"{i / 4},{i % 3},{'rest' if i < 40 else 'run'}" for i in range(80)]
+    (folder / "eda.csv").write_text("\n".join(["t,eda,label", *rows]))
+    (folder / "bvp.csv").write_text("\n".join(["t,bvp", *(f"{i / 64},{i % 5}" for i in range(64 * 20))]))
+    for offset_ns in (0, 3 * 10**9):
+        eda = InputOptions("eda", ("eda",), Fraction(4), offset_ns=offset_ns)
+        bvp = InputOptions("bvp", ("bvp",), Fraction(64))
+        for paths, inputs in (([folder], (bvp, eda)), ([folder / "eda.csv"], (bvp, eda))):
+            (recording,) = read(paths, ReadOptions(inputs=inputs))
+            spans = [(label.label, label.start_ns, label.end_ns) for label in recording.labels]
+            ends = [offset_ns + seconds * 10**9 for seconds in (0, 10, 20)]
+            assert spans == [("rest", ends[0], ends[1]), ("run", ends[1], ends[2])]
+            assert {stream.start_ns for stream in recording.streams} == {0}
