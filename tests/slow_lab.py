@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import json
 import os
 import random
 import signal
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from kymo.models.serving.operator import Operator
-from kymo.models.serving.outputs import DerivedChunks
+from kymo.models.serving.outputs import DerivedChunks, Events
 from kymo.models.serving.processes import Value, values_of
 from kymo.processors.chain import Chain
-from kymo.processors.intake import Intake
+from kymo.processors.intake import Derived, Intake
 from kymo.processors.spec import SlowSpec, only
-from kymo.streams.chunk import Array, Chunk, Format
+from kymo.processors.windows import Windows
+from kymo.streams.chunk import Array, Chunk, Format, Window
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.topics import Names
 
@@ -102,3 +104,20 @@ def slow_operator(processes: Any, age_s: float = 0.0) -> Operator:
 
 def _takes(fmt: Format) -> str | None:
     return None if fmt.stream == "imu" else "another stream"
+
+
+BEHIND = Chain((Derived(MADE_BY), Windows(3, 1)))
+
+
+def model_operator() -> Operator:
+    """A model agent on what the processor made, which says what its windows hold."""
+
+    def classify(windows: Sequence[Window], _: object) -> list[list[bytes]]:
+        return [[described(window)] for window in windows]
+
+    return Operator("m", "m.x", (NAMES.of("pose"),), BEHIND, Events("m"), NAMES.of("events"), lambda _: None, classify)
+
+
+def described(window: Window) -> bytes:
+    about = {"session": window.session, "start_index": window.start_index, "holds": window.data.tolist()}
+    return json.dumps({"recipe": "m"} | about).encode()
