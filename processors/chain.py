@@ -277,8 +277,7 @@ class ChainStage(Stage):
     def _tell(self, chunk: Chunk) -> None:
         """Say of a chunk what beneath it was interpolated, or not there."""
         assert self._intake is not None
-        fmt = chunk.header.format
-        start, end = int(chunk.first_index * fmt.step), int((chunk.end_index - 1) * fmt.step) + fmt.span
+        start, end = chunk.header.format.beneath(chunk.first_index, chunk.end_index)
         chunk.filled = tuple(gap for gap in self._intake.filled if gap[0] < end and start < gap[1])
         absent = ((a, b, stream) for stream, ranges in self._intake.absent.items() for a, b, _ in ranges)
         chunk.absent = tuple(ticks for ticks in absent if ticks[0] < end and start < ticks[1])

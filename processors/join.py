@@ -207,14 +207,13 @@ class JoinStage(EntryStage):
         else:
             self._sample(branch_state, rows)
 
-    def _sample(self, branch_state: BranchState, rows: list[Chunk]) -> None:
-        for chunk in rows:
+    def _sample(self, branch_state: BranchState, chunks: list[Chunk]) -> None:
+        for chunk in chunks:
             branch_state.sample(chunk)
             for start, stop, _ in chunk.filled:  # the ticks that rest on an interpolated sample
                 fmt = chunk.header.format
-                first, end = branch_state.sampler.ticks_on(
-                    int((start - fmt.span) // fmt.step) + 1, math.ceil(stop / fmt.step)
-                )
+                rows = int((start - fmt.span) // fmt.step) + 1, math.ceil(stop / fmt.step)
+                first, end = branch_state.sampler.ticks_on(*rows) if rows[0] < rows[1] else (0, 0)
                 if first < end:
                     self.filled = united([*self.filled, (first, end, True)])
 

@@ -49,6 +49,11 @@ class Format:
         """What a sample takes; of an image, which is as large as it is, the most that one may."""
         return IMAGE if self.dtype == "jpeg" else math.prod(self.shape) * self.array_dtype.itemsize
 
+    def beneath(self, first: int, end: int) -> tuple[int, int]:
+        """Raw samples beneath some of its samples, those between the one before them and the first of them too: from, to."""
+        start = min(int(first * self.step), int((first - 1) * self.step) + self.span)
+        return start, int((end - 1) * self.step) + self.span
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
@@ -131,8 +136,8 @@ class Chunk:
 
     def part(self, start: int, stop: int) -> Chunk:
         """Some of its samples, counted from its first."""
-        fmt, first, end = self.header.format, self.first_index + start, self.first_index + stop
-        raw, raw_end = int(first * fmt.step), int((end - 1) * fmt.step) + fmt.span
+        first = self.first_index + start
+        raw, raw_end = self.header.format.beneath(first, self.first_index + stop)
         filled = tuple(gap for gap in self.filled if gap[0] < raw_end and raw < gap[1])
         times, last = None if self.times_ns is None else self.times_ns[start:stop], stop == self.count
         mark = self.complete_ns if last else None

@@ -327,3 +327,19 @@ def test_inputs_with_steps_of_their_own_may_be_missing() -> None:
     )
     why = why_not(Recording("s", [stream("b", 4, noise(40, 1, 1))]), parse_recipe(text))
     assert why == "there is no `a`, which the recipe requires"
+
+
+@pytest.mark.parametrize("size", [1, 3, 50])
+def test_gaps_between_the_samples_of_a_derived_stream_are_told(size: int) -> None:
+    steps = [{"step": "resample", "rate_hz": 5}]
+    text = recipe_text("r", "a", 20, (2, 1), stream="a", of_input={"bridge_ms": 150, "max_missing": 0.2}, steps=steps)
+    recipe, codec = parse_recipe(text), ChunkCodec()
+    data, gone = noise(400, 1, 1), [k + i for k in range(100, 140, 8) for i in (1, 2, 3)]
+    there = np.delete(np.arange(400), gone)
+    torn = StreamData.from_indexes(stream("a", 20, data).header, data[there], there)
+    before, behind = (part.build() for part in recipe.chain.split(recipe.input_format()))
+    derived = [d for chunk in torn.chunks(size) for d in before.push(chunk)] + before.flush()
+    came = [w for d in derived for w in behind.push(codec.decode(codec.encode(d)))]
+    expected = windows_of([torn], recipe.chain)
+    assert [(w.start_index, w.missing) for w in came] == [(w.start_index, w.missing) for w in expected]
+    assert max(w.missing for w in came) > 0.3
