@@ -140,14 +140,13 @@ class _Scores:
     middles_s: Floats  # of the parts, from the middle of all
     lags_s: Floats
 
-    def drifted(self, drifts: Floats) -> Floats:
-        """With each drift taken out: ``(drifts, parts, lags)``."""
+    def drifted(self, drift: float) -> Floats:
+        """With a drift taken out."""
         count, step = self.values.shape[1], float(self.lags_s[1] - self.lags_s[0])
-        out = np.zeros((len(drifts), *self.values.shape))
-        for i, drift in enumerate(drifts.tolist()):
-            for k, move in enumerate(np.rint(drift * self.middles_s / step).astype(int).tolist()):
-                a, b = max(0, -move), min(count, count - move)
-                out[i, k, a:b] = self.values[k, a + move : b + move]
+        out = np.zeros(self.values.shape)
+        for k, move in enumerate(np.rint(drift * self.middles_s / step).astype(int).tolist()):
+            a, b = max(0, -move), min(count, count - move)
+            out[k, a:b] = self.values[k, a + move : b + move]
         return out
 
 
@@ -166,8 +165,7 @@ class _Peak:
 
 def _peak(scores: _Scores, drifts: Floats, signs: tuple[float, ...]) -> _Peak:
     """Where the parts together fit best, and by how much better than anywhere else, by what the parts differ by."""
-    stacked = scores.drifted(drifts)
-    means, (parts, lags) = stacked.mean(axis=1), scores.values.shape
+    means, (parts, lags) = np.array([scores.drifted(drift).mean(axis=0) for drift in drifts]), scores.values.shape
     peaks = []
     for sign in signs:
         by_lag, total = (sign * means).argmax(axis=0), (sign * means).max(axis=0)
@@ -178,7 +176,9 @@ def _peak(scores: _Scores, drifts: Floats, signs: tuple[float, ...]) -> _Peak:
         others = np.flatnonzero(np.abs(np.arange(lags) - top) > lobe)
         if not len(others):
             continue
-        each = sign * stacked[by_lag, :, np.arange(lags)].T  # (parts, lags)
+        each = np.empty((parts, lags))
+        for i in np.unique(by_lag):
+            each[:, by_lag == i] = sign * scores.drifted(drifts[i])[:, by_lag == i]
         ahead = each[:, [top]] - each[:, others]
         variance = ahead.var(axis=0, ddof=1)
         # a rival from which the parts happen to differ alike is not told from others by that

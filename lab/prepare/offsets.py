@@ -106,12 +106,15 @@ def find_offsets(sessions: Sessions, reference: str, within_s: float, on_stream:
         for name, stream in streams.items():
             if name == against:
                 continue
-            second, centre_s, note = Lines.of(stream, base_ns), 0.0, ""
+            centre_s, note = 0.0, ""
             span_s = (stream.end_ns - stream.start_ns) / NS
             if min(stream.end_ns, streams[against].end_ns) - max(stream.start_ns, base_ns) <= 0:
                 centre_s = (base_ns - stream.start_ns) / NS
                 note = f"their times share nothing: looked for within {within_s:g} s of where both begin together"
-            found = align_streams(first, second, centre_s, within_s)
+            try:
+                found = align_streams(first, Lines.of(stream, base_ns), centre_s, within_s)
+            except SourceError as error:  # it holds pictures
+                found = Alignment("none", str(error))
             offsets.append(ClockOffset(session, name, against, found, span_s, note))
             on_stream(len(offsets), todo)
     return offsets

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from verbs import invoke
 
 from kymo.lab.prepare.alignment import align_streams
 from kymo.lab.prepare.lines import Alignment, Lines
+from kymo.lab.prepare.offsets import find_offsets
 from kymo.processors.recipe.load import load_recipe
-from kymo.streams.chunk import Header, signal_format
+from kymo.streams.chunk import Format, Header, signal_format
 from kymo.streams.recording import StreamData
 
 Floats = NDArray[np.float64]
@@ -290,3 +292,14 @@ def test_two_people_are_refused(tmp_path: Path) -> None:
     assert offsets(*paths, status=1)["offset_ms"] == {"chest": "not sure"}
     invoke("prepare", "clocks", *paths, "--write", status=2)
     invoke("prepare", "clocks", paths[0], status=1)
+
+
+def test_pictures_tell_no_clock() -> None:
+    still = Format("video", ("grey",), (), Fraction(10), "uint8", (4, 4, 1))
+    wave = (np.arange(4000) % 7)[:, None].astype(np.float32)
+    streams = {
+        "wrist": StreamData(Header("s", 0, signal_format("wrist", ("v",), 50)), wave),
+        "video": StreamData(Header("s", 0, still), np.zeros((400, 4, 4, 1), np.uint8)),
+    }
+    (offset,) = find_offsets({"s": streams}, "wrist", 30.0, lambda done, of: None)
+    assert offset.words == "not sure: `video` has no numbers by channel, so that nothing tells its clock"
