@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import confluent_kafka
@@ -23,6 +23,7 @@ from kymo.streams.topics import MIB
 
 _RECORDS = 2_000  # a batch, of FETCHED bytes: enough to make a hand-over cheap, few enough to answer a rebalance soon
 _POLL_S = 0.1  # how soon it does what it is told
+_AHEAD_MS = 2_000  # that a topic's records may be sent later than those of another that is not read to its end
 _LOG = logging.getLogger("kafka.fetch")
 _CODES = confluent_kafka.KafkaError
 #: What the client cannot mend by trying again, where it is said of a partition.
@@ -43,6 +44,19 @@ class FetchedRecord(NamedTuple):
     timestamp: int
     key: bytes | None
     value: bytes | None
+
+
+def leaders(taken_ms: Mapping[TopicPartition, int], unread: Iterable[TopicPartition]) -> set[TopicPartition]:
+    """Of partitions that are not read to their ends, those that are too far ahead of one of another topic, by when records were sent.
+
+    What waits for the others' records lies in memory: a worker that catches up would read hours of the one before seconds of the
+    other. The last of them is never ahead, so that something always comes.
+    """
+    unread = list(unread)
+    last_ms: dict[int, int] = {}
+    for tp in unread:
+        last_ms[tp.partition] = min(taken_ms.get(tp, 0), last_ms.get(tp.partition, 2**63))
+    return {tp for tp in unread if taken_ms.get(tp, 0) > last_ms[tp.partition] + _AHEAD_MS}
 
 
 Batch = dict[TopicPartition, list[FetchedRecord]]
@@ -111,12 +125,17 @@ class Fetch:
         self._consumer.close()
 
     def _fetch(self) -> None:
-        turn, expected = 0, dict[TopicPartition, int]()
+        turn, expected, taken_ms = 0, dict[TopicPartition, int](), dict[TopicPartition, int]()
+        paused, several = set[TopicPartition](), False
         while not self._closed.is_set():
             if turn != self._turn[0]:
                 turn, offsets = self._turn
-                expected = dict(offsets)
+                paused = self._pause(set(), paused)
+                expected, taken_ms = dict(offsets), {}
+                several = len({tp.partition for tp in offsets}) < len(offsets)
                 self._consumer.assign([confluent_kafka.TopicPartition(*tp, at) for tp, at in offsets.items()])
+            if several:
+                paused = self._pause(leaders(taken_ms, self._unread(expected)), paused)
             if (first := self._consumer.poll(_POLL_S)) is None:
                 continue
             batch: Batch = {}
@@ -133,11 +152,25 @@ class Fetch:
                     raise KafkaError(
                         f"{topic}/{partition} goes back from {expected[tp]} to {offset}: the topic was made again, or lost records"
                     )
-                expected[tp] = offset + 1
+                expected[tp], taken_ms[tp] = offset + 1, record.timestamp
                 batch.setdefault(tp, []).append(record)
             if batch:
                 self._room.acquire()
                 self._in_loop(self._ready.put_nowait, (turn, batch))
+
+    def _unread(self, expected: Mapping[TopicPartition, int]) -> Iterator[TopicPartition]:
+        """Partitions that are known to have more."""
+        for tp, offset in expected.items():
+            _, end = self._consumer.get_watermark_offsets(confluent_kafka.TopicPartition(*tp), cached=True)
+            if end > offset:
+                yield tp
+
+    def _pause(self, wanted: set[TopicPartition], paused: set[TopicPartition]) -> set[TopicPartition]:
+        """Fetch nothing of some partitions for now, and go on with what is paused else."""
+        for tps, call in ((wanted - paused, self._consumer.pause), (paused - wanted, self._consumer.resume)):
+            if tps:
+                call([confluent_kafka.TopicPartition(*tp) for tp in tps])
+        return wanted
 
     def _tell(self, error: Any) -> None:
         """An error of a partition."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from fault_feed import RECIPE, lab_recipe
 from fault_lab import TAKEOVER_S, Feed, Lab, await_that, kill, signal_process, stop_worker
+from joined_campaign import campaign
 from tiny_stateful import leaky_onnx, manifest
 
 from kymo.deploy import broker as embedded
@@ -240,3 +241,11 @@ def test_stateful_worker_killed_again_and_again(stateful_lab: Lab, kills: int) -
     stored = len(stateful_lab.records("state"))
     assert stored > 0
     print(f"\n{kills} kills: {count} events, each once, {stored} snapshots; back after {max(back):.1f} s at most")
+
+
+@pytest.mark.chaos
+def test_four_streams_on_three_topics_whatever_is_killed(tmp_path: Path, jars_dir: Path) -> None:
+    verdict = campaign(tmp_path, jars_dir, {"kill": 10, "stop": 1, "broker": 1}, stop_s=10.0)
+    print(f"\n{verdict.events} events, each once; decisions: {dict(verdict.decisions)}")
+    assert not verdict.wrong, "\n".join(verdict.wrong[:20])
+    assert verdict.decisions.keys() >= {"given up", "back", "ends"}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Thread
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import confluent_kafka
 import pytest
@@ -23,8 +25,9 @@ from aiokafka.structs import TopicPartition
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 
+from kymo.processors import fetch as fetching
 from kymo.processors.faust_app import BatchApp, client_error, listen
-from kymo.processors.fetch import Fetch
+from kymo.processors.fetch import Fetch, leaders
 from kymo.processors.lease import Instant, Lease
 from kymo.streams.errors import BrokerError, DeliveryError
 from kymo.streams.settings import Settings
@@ -45,6 +48,48 @@ def topic(broker: str, prefix: str) -> str:
                 producer.send(name, partition=partition, key=b"k", value=value, timestamp_ms=1_000 + number)
         producer.flush()
     return name
+
+
+def test_who_is_ahead_waits_and_the_last_never_does() -> None:
+    a, b, c, other = (TopicPartition(topic, n) for topic, n in (("a", 0), ("b", 0), ("c", 0), ("a", 1)))
+    taken_ms = {a: 9_000, b: 5_000, c: 6_500, other: 90_000}
+    assert leaders(taken_ms, [a, b, c, other]) == {a}
+    assert leaders(taken_ms, [a, c]) == {a}  # `b` is read to its end
+    assert leaders(taken_ms, [a]) == set()
+    assert leaders({a: 9_000}, [a, b]) == {a}  # nothing has come of `b` yet, and it has more
+
+
+def test_topics_of_one_partition_are_read_side_by_side(broker: str, new_prefix: Callable[[], str]) -> None:
+    """A worker that catches up takes what was sent at about the same time, whatever lies in each topic, and however fast it comes."""
+    names, every_ms, count, errors = [f"{new_prefix()}.sensor" for _ in range(3)], 100, 1_000, list[BaseException]()
+    with KafkaAdminClient(bootstrap_servers=broker) as admin:
+        admin.create_topics({name: {"num_partitions": 1} for name in names})
+        admin.wait_for_topics(names)
+    with KafkaProducer(bootstrap_servers=broker) as producer:
+        for name in names:
+            for number in range(count if name != names[2] else 10):  # the third is short
+                producer.send(name, partition=0, value=b"x" * 100, timestamp_ms=10**6 + number * every_ms)
+        producer.flush()
+
+    async def read() -> list[int]:
+        fetch, apart = Fetch(Settings(brokers=broker).librdkafka(), asyncio.get_running_loop(), errors.append), [0]
+        taken = {TopicPartition(name, 0): list[int]() for name in names}
+        fetch.begin(dict.fromkeys(taken, 0))
+        while sum(map(len, taken.values())) < 2 * count + 10:
+            for tp, records in (await asyncio.wait_for(fetch.next(), 60)).items():
+                taken[tp] += [record.offset for record in records]
+            first, second = (len(taken[TopicPartition(name, 0)]) for name in names[:2])
+            if max(first, second) < count:
+                apart.append(abs(first - second) * every_ms)
+        fetch.close()
+        assert [offsets == list(range(len(offsets))) for offsets in taken.values()] == [True] * 3
+        return apart
+
+    with mock.patch.object(fetching, "_RECORDS", 20):
+        apart = asyncio.run(read())
+    assert errors == []
+    assert len(apart) > 20
+    assert max(apart) <= 2_000 + 3 * 20 * every_ms  # what one batch, one that lies ready and one that is made may hold
 
 
 def test_each_beginning_gives_the_records_from_there_and_no_other(broker: str, topic: str) -> None:
