@@ -336,10 +336,13 @@ class Commits:
         if snapshot is not None and size > BYTES_MAX:
             if session.name not in self._large:
                 self._large.add(session.name)
+                again = "its open window is read again from its topic, for as long as that keeps it"
+                if isinstance(partition, JoinedPartition):
+                    again = "what its inputs have in common is lost, and it goes on with what comes"
                 self._runtime.tell(
                     f"{self._operator().recipe}: session {session.name} holds {size / MIB:.1f} MiB, more than the "
-                    f"{BYTES_MAX / MIB:.1f} MiB that a snapshot may have: after a restart its open window is read again from its topic, "
-                    "for as long as that keeps it; shorter windows or fewer channels avoid it"
+                    f"{BYTES_MAX / MIB:.1f} MiB that a snapshot may have: after a restart {again}; shorter windows or fewer channels "
+                    "avoid it"
                 )
             session.large, snapshot = True, snapshot.light()
             value = snapshot.encode()
