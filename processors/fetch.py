@@ -140,7 +140,8 @@ class Fetch:
                 continue
             batch: Batch = {}
             # As many more as there may be of the first one's size; librdkafka's own queue bounds what others may have.
-            more = min(_RECORDS, FETCHED // max(1, len(first.value() or b"")))
+            size = len(first.value() or b"") if first.error() is None else 1
+            more = min(_RECORDS, FETCHED // max(1, size))
             for message in (first, *(self._consumer.consume(more - 1, 0) if more > 1 else ())):
                 if (error := message.error()) is not None:
                     self._tell(error)
@@ -159,10 +160,10 @@ class Fetch:
                 self._in_loop(self._ready.put_nowait, (turn, batch))
 
     def _unread(self, expected: Mapping[TopicPartition, int]) -> Iterator[TopicPartition]:
-        """Partitions that are known to have more."""
+        """Partitions that may have more: they do, or no answer has said yet where they end."""
         for tp, offset in expected.items():
             _, end = self._consumer.get_watermark_offsets(confluent_kafka.TopicPartition(*tp), cached=True)
-            if end > offset:
+            if end > offset or end < 0:
                 yield tp
 
     def _pause(self, wanted: set[TopicPartition], paused: set[TopicPartition]) -> set[TopicPartition]:
