@@ -244,7 +244,7 @@ def clock_offsets(
     sessions = read_sessions(paths, recipe)
     with progress_bar("comparing") as progress:
         offsets = find_offsets(sessions, recipe.join.grid if recipe and recipe.join else "", within_s, progress)
-    common = common_offsets(offsets)
+    common = common_offsets(offsets, recipe)
     sure = {stream: offset for stream, offset in common.items() if isinstance(offset, float)}
     if as_json:
         found = [offset.to_json() for offset in offsets]

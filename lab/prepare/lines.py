@@ -66,8 +66,9 @@ class Lines:
 
 def _even(times_ns: NDArray[np.int64]) -> tuple[NDArray[np.int64], float, int]:
     """Irregular samples by the number of the nearest even one."""
-    step = float(np.median(np.diff(times_ns))) if len(times_ns) > 1 else NS
-    return np.rint((times_ns - times_ns[0]) / step).astype(np.int64), NS / step, int(times_ns[0])
+    steps = np.diff(times_ns)
+    step, start_ns = float(np.median(steps[steps > 0])) if steps.any() else NS, int(times_ns[0]) if len(times_ns) else 0
+    return np.rint((times_ns - start_ns) / step).astype(np.int64), NS / step, start_ns
 
 
 def _lines(group: Floats) -> Iterator[Floats]:

@@ -120,9 +120,10 @@ def find_offsets(sessions: Sessions, reference: str, within_s: float, on_stream:
     return offsets
 
 
-def common_offsets(offsets: Sequence[ClockOffset]) -> dict[str, float | str]:
-    """By stream what its ``offset_ms`` is, or why there is no single one."""
+def common_offsets(offsets: Sequence[ClockOffset], recipe: Recipe | None) -> dict[str, float | str]:
+    """By stream what its ``offset_ms`` is, beside that of what it was compared with, or why there is no single one."""
     common: dict[str, float | str] = {}
+    known_ms = {table.stream: table.offset_ms for table in recipe.inputs} if recipe is not None else {}
     for name in dict.fromkeys(offset.stream for offset in offsets):
         found = [offset.alignment for offset in offsets if offset.stream == name and offset.alignment.sure]
         if not found:
@@ -135,7 +136,8 @@ def common_offsets(offsets: Sequence[ClockOffset]) -> dict[str, float | str]:
             low, high = (pick(item.offset_s for item in found) for pick in (min, max))
             common[name] = f"{low:+.3f} to {high:+.3f} s: another one in each session, and a recipe has one for all"
             continue
-        common[name] = round(1000 * mean_s, 1 if sum(weights) > 1e6 else 0)
+        reference = next(offset.reference for offset in offsets if offset.stream == name)
+        common[name] = round(1000 * mean_s + known_ms.get(reference, 0), 1 if sum(weights) > 1e6 else 0)
     return common
 
 
@@ -153,7 +155,8 @@ def write_offsets(recipe: Recipe, offsets: dict[str, float]) -> list[str]:
         at = document.line(("input", i, "offset_ms" if known else "stream"))
         assert at is not None
         line = f"offset_ms = {offsets[table.stream]:g}"
-        lines[at - 1 : at] = [line] if known else [lines[at - 1], line]
+        _, sign, comment = lines[at - 1].partition("#")
+        lines[at - 1 : at] = [line + f"  {sign}{comment}" * bool(sign)] if known else [lines[at - 1], line]
         text = "\n".join(lines)
         changes.append(f"{recipe.path}:{at + (not known)}: {table.stream}: {line}, was {table.offset_ms:g}")
     parse_recipe(text, recipe.path)

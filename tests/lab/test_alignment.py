@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -271,6 +273,12 @@ def test_an_offset_goes_into_the_recipe_where_all_sessions_have_the_same(tmp_pat
     # What is there is measured anew, not added to, and takes the place of what was there.
     invoke("prepare", "clocks", str(tmp_path / "data"), "--recipe", str(recipe), "--write")
     assert recipe.read_text() == first
+    # The grid's own offset moves the grid, and what is put onto it.
+    moved = re.sub(r"offset_ms = \d+", "offset_ms = 7  # at home", first)
+    recipe.write_text(moved.replace('stream = "wrist"', 'stream = "wrist"\noffset_ms = 500'))
+    invoke("prepare", "clocks", str(tmp_path / "data"), "--recipe", str(recipe), "--write")
+    assert abs(load_recipe(recipe).inputs[1].offset_ms - 3500) < 40
+    assert "  # at home\n" in recipe.read_text()
 
 
 def test_sessions_whose_clocks_were_set_between_have_no_one_offset(tmp_path: Path) -> None:
@@ -303,3 +311,11 @@ def test_pictures_tell_no_clock() -> None:
     }
     (offset,) = find_offsets({"s": streams}, "wrist", 30.0, lambda done, of: None)
     assert offset.words == "not sure: `video` has no numbers by channel, so that nothing tells its clock"
+
+
+@pytest.mark.parametrize("times_s", [[], [1.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.1, 1.1, 1.2, 1.2]])
+def test_few_or_equal_times_tell_no_clock(times_s: list[float]) -> None:
+    fmt = Format("tags", ("mark",), (), Fraction(0), "float32", (1,))
+    times = (np.array(times_s) * 1e9).astype(np.int64)
+    stream = StreamData(Header("s", 0, fmt), np.arange(len(times), dtype=np.float32)[:, None], times)
+    assert math.isfinite(Lines.of(stream).rate_hz)
