@@ -55,7 +55,7 @@ class StreamFacts:
     partitions: set[int] = field(default_factory=set)
     beginning: list[Chunk] = field(default_factory=list)  # its first chunks, to see how large its numbers are
     newest_ns: int = 0  # how far it is, by its samples and progress marks
-    times_ns: list[int] = field(default_factory=list)  # of an irregular one's samples
+    times_ns: list[int] = field(default_factory=list)  # of an irregular one's samples; those that go back do not count
 
     def start_ns(self, index: int) -> int:
         """When a sample was taken, by its first chunk."""
@@ -66,6 +66,7 @@ class StreamFacts:
         """Take the next chunk; a sample without a value in a channel is none."""
         self.ended |= chunk.end
         self.partitions.add(partition)
+        reached_ns = self.newest_ns
         if len(chunk.data):
             last_ns = chunk.header.time_ns(chunk.end_index) if chunk.times_ns is None else int(chunk.times_ns[-1])
             self.newest_ns = max(self.newest_ns, last_ns)
@@ -81,7 +82,8 @@ class StreamFacts:
         self.empty += int(bad.sum())
         if chunk.times_ns is not None:
             times = chunk.times_ns[len(chunk.data) - len(new) :]
-            self.times_ns += (times[~bad] if chunk.data.dtype.kind == "f" else times).tolist()
+            times = times[~bad] if chunk.data.dtype.kind == "f" else times
+            self.times_ns += times[times >= reached_ns].tolist()
         first = chunk.end_index - len(new)
         for at in [first + i for i in np.flatnonzero(bad).tolist()]:
             self._extend(first, at)
@@ -274,7 +276,6 @@ def _said(table: InputTable, stream: StreamFacts, move_ns: int, ticks: SampleTim
     if table.sample == "count":
         return [(0, 2**62 if stream.ended else ticks.first_at(stream.newest_ns + move_ns))]
     times = np.array(stream.times_ns, np.int64) + move_ns
-    times = times[times >= np.maximum.accumulate(times)]
     sampler = Sampler(table.sample, ticks, round(table.bridge_ms * 10**6))
     values = sampler.push(Chunk(stream.beginning[0].header, 0, np.zeros((len(times), 1)), times)) + sampler.close()
     return [(first + a, first + b) for first, rows in values for a, b in runs_of(np.isfinite(rows[:, 0]))]

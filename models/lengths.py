@@ -52,10 +52,10 @@ def sensors_of(channels: Sequence[str], units: Sequence[str]) -> dict[str, list[
 
 def lengths_of(stream: StreamData, recipe: Recipe, shares: Sequence[float] = (0.05, 0.95, 0.95)) -> Lengths:
     """Quantiles over a recording's windows by sensor, in the recipe's units: the last of the root of the mean square, others of the
-    mean's length. Nothing where samples are no plain numbers."""
+    mean's length. Nothing where samples are no plain numbers, or have no rate by which to count windows."""
     fmt = stream.header.format
     source = recipe.input_of(fmt.stream) or recipe.inputs[0]
-    if fmt.shape != (len(fmt.channels),) or np.dtype(stream.data.dtype).kind not in "fiu":
+    if not fmt.rate or fmt.shape != (len(fmt.channels),) or np.dtype(stream.data.dtype).kind not in "fiu":
         return {}
     channels, units = source.channels or fmt.channels, source.units
     try:

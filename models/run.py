@@ -122,11 +122,13 @@ def _why_silent(recipe: Recipe, streams: Sequence[StreamData], with_gaps: int = 
     """Why streams that the recipe takes have no window."""
     length, rate, stream = recipe.window_length, float(recipe.rate_hz), streams[0]
     if len(streams) > 1:
-        streams = [
-            s for s in streams if s.header.format.rate
-        ] or streams  # an irregular one may be silent at either end
-        start_ns, end_ns = max(s.start_ns for s in streams), min(s.end_ns for s in streams)
-        spans = ", ".join(f"{s.header.format.stream} {s.duration_s:g} s" for s in streams)
+        # An irregular one may be silent at either end.
+        compared = [s for s in streams if s.header.format.rate] or streams
+        tables = [recipe.input_of(s.header.format.stream) for s in compared]
+        moves = [round(table.offset_ms * 10**6) if table else 0 for table in tables]
+        start_ns = max(s.start_ns + move for s, move in zip(compared, moves, strict=True))
+        end_ns = min(s.end_ns + move for s, move in zip(compared, moves, strict=True))
+        spans = ", ".join(f"{s.header.format.stream} {s.duration_s:g} s" for s in compared)
         if (end_ns - start_ns) / NS < length / rate:
             return (
                 f"its streams ({spans}) have {max(end_ns - start_ns, 0) / NS:g} s in common, less than a window of {length / rate:g} s; "

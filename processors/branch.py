@@ -266,8 +266,7 @@ class BranchState:
             if first + len(data) > stop:
                 self.values.appendleft((stop, data[stop - first :]))
             counts = np.arange(first, min(first + len(data), stop)) >= start
-            for void, end in self.void:
-                counts[max(void - first, 0) : None if end is None else max(end - first, 0)] = False
+            self._leave_void(first, stop, counts, False)
             yield from ((first + a, data[a:b]) for a, b in runs_of(counts))
 
     def take(self, start: int, out: Array) -> None:
@@ -284,8 +283,14 @@ class BranchState:
             if first + len(data) > stop:
                 self.values.appendleft((stop, data[stop - first :]))
                 break
+        self._leave_void(start, stop, out, np.nan)
+
+    def _leave_void(self, start: int, stop: int, out: Array, nothing: float) -> None:
+        """Write `nothing` where ticks from `start` on are void; forget outages that lie behind tick `stop` and all that comes."""
         for first, end in self.void:
-            out[max(first - start, 0) : None if end is None else max(end - start, 0)] = np.nan
+            out[max(first - start, 0) : None if end is None else max(end - start, 0)] = nothing
+        left = min(stop, self.sampler.ready)
+        self.void = [(first, end) for first, end in self.void if end is None or end > left]
 
     def snapshot(self) -> bytes:
         meta = {

@@ -37,8 +37,8 @@ _MAX_FRAMES = 2**16  # images a chunk
 _MAX_NAME, _MAX_CHANNELS, _MAX_RATE = 200, 4096, 10**9
 _MAX_SAMPLE = 2**26  # numbers a sample, as an uncompressed video frame may have
 # Half of what stays exact in JSON readers that hold numbers as float64: windows reach beyond samples.
-_ABSENT = re.compile(r"(\d{1,18}) (\d{1,18}) (.{1,200})")
 _MAX_INDEX = 2**52
+_ABSENT = re.compile(r"([0-9]{1,16}) ([0-9]{1,16}) (.{1,200})")
 _MAX_TIME = 2**62  # ns either side of 1970: all times of a chunk and of what is made of it fit into 64 bits
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # a line feed, say, ends a line, and a name within a key
 
@@ -314,6 +314,7 @@ def _checked_absent(m: Message) -> tuple[tuple[int, int, str], ...]:
     """Ranges of ticks at which one of several inputs was not there; they lie within those that were interpolated."""
     parts = [_ABSENT.fullmatch(text) for text in m.absent]
     ranges = tuple((int(part[1]), int(part[2]), part[3]) for part in parts if part)
-    if len(ranges) < len(parts) or (ranges and not m.filled):
+    wrong = any(not start < end < _MAX_INDEX or CONTROL.search(stream) for start, end, stream in ranges)
+    if wrong or len(ranges) < len(parts) or (ranges and not m.filled):
         raise ChunkError("invalid", f'{m.session}/{m.stream}: absent {list(m.absent)[:3]}, expected "START END STREAM"')
     return ranges

@@ -104,12 +104,17 @@ class SortedMessages:
             return
         if chunk.header.chain:
             self._unread[f"derived stream {chunk.stream}, made again from the raw one"] += 1
-        elif self._ends is not None and chunk.end_index <= self._ends.get(chunk.header, -1):
-            self._unread[f"late or repeated chunk of {chunk.stream}, as a worker leaves it out"] += 1
-        else:
-            if self._ends is not None:
-                self._ends[chunk.header] = chunk.end_index
-            self.chunks.setdefault(chunk.header, []).append(chunk)
+            return
+        if self._ends is not None:
+            end = self._ends.get(chunk.header, -1)
+            if chunk.end_index <= end:
+                if chunk.count:
+                    self._unread[f"late or repeated chunk of {chunk.stream}, as a worker leaves it out"] += 1
+                if chunk.complete_ns is None:
+                    return
+                chunk = replace(chunk, first_index=end, data=chunk.data[:0], times_ns=np.empty(0, np.int64))
+            self._ends[chunk.header] = chunk.end_index
+        self.chunks.setdefault(chunk.header, []).append(chunk)
 
     def _add_sample(self, schema: Schema | None, channel: Channel, message: Message) -> None:
         topic = self.topics.get(channel.topic)
@@ -182,9 +187,9 @@ def chunk_sessions(
 
 
 def _joined(header: Header, session: str, chunks: list[Chunk], notes: list[str]) -> StreamData:
-    """One stream of its chunks: in order, each sample once; of an irregular one without what is before an earlier sample, as online."""
-    samples, numbers, times = list[Array](), list[NDArray[np.int64]](), list[NDArray[np.int64]]()
-    end_index, gaps, missing, repeated = -1, 0, 0, 0
+    """One stream of its chunks: in order, each sample once; of an irregular one, as online, nothing from before an earlier time or mark."""
+    samples, numbers, times, floors = list[Array](), list[NDArray[np.int64]](), list[NDArray[np.int64]](), list[int]()
+    end_index, gaps, missing, repeated, reached_ns = -1, 0, 0, 0, -(2**63)
     for chunk in sorted(chunks, key=lambda chunk: (chunk.first_index, chunk.end_index)):
         skip = min(max(end_index - chunk.first_index, 0), chunk.count) if end_index >= 0 else 0
         repeated += skip
@@ -192,7 +197,10 @@ def _joined(header: Header, session: str, chunks: list[Chunk], notes: list[str])
             gaps, missing = gaps + 1, missing + chunk.first_index - end_index
         samples.append(chunk.data[skip:])
         numbers.append(np.arange(chunk.first_index + skip, chunk.end_index))
-        times += [] if chunk.times_ns is None else [chunk.times_ns[skip:]]
+        if chunk.times_ns is not None:
+            times.append(chunk.times_ns[skip:])
+            floors += [reached_ns] * len(times[-1])
+            reached_ns = reached_ns if chunk.complete_ns is None else max(reached_ns, chunk.complete_ns)
         end_index = max(end_index, chunk.end_index)
     stream = header.format.stream
     if gaps:
@@ -203,7 +211,7 @@ def _joined(header: Header, session: str, chunks: list[Chunk], notes: list[str])
     if len(times) != len(samples):
         return StreamData.from_indexes(header, data, indexes)
     times_ns = np.concatenate(times)
-    in_order = times_ns >= np.maximum.accumulate(times_ns)
+    in_order = times_ns >= np.maximum(np.maximum.accumulate(times_ns), np.array(floors, np.int64))
     if not in_order.all():
         notes.append(f"{stream}: {many(int((~in_order).sum()), 'sample')} left out, their times go back")
     return StreamData.from_indexes(header, data[in_order], indexes[in_order], times_ns[in_order])

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from mcap.reader import make_reader
 from PIL import Image
-from recipes_made import recipe_text
+from recipes_made import recipe_text, toml
 from verbs import invoke
 
 import kymo
@@ -116,6 +116,21 @@ def test_gaps(recipe: Recipe) -> None:
     torn = StreamData.from_indexes(whole.header, whole.data[indexes], indexes)
     assert list(run(recipe, [Recording("a", [torn])], Fake(recipe), report=report)) == []
     assert "gaps cut every window (1 gap)" in report.silent["a"]
+
+
+def test_streams_are_compared_by_the_times_that_the_recipe_gives_them() -> None:
+    inputs = [{"stream": n, "rate_hz": 20, "channels": ["x"], "offset_ms": 100_000 * (n == "b")} for n in "ab"]
+    window, join = {"length_s": 2, "hop_s": 1}, {"rate_hz": 20, "grid": "a"}
+    loaded = parse_recipe('name = "j"\n' + toml({"input": inputs, "join": join, "window": window}))
+    a, b = (recording("s", 100, name).streams[0] for name in "ab")
+    moved = replace(b, header=replace(b.header, origin_ns=b.header.origin_ns - 100 * 10**9))
+    torn = np.delete(np.arange(100), np.arange(20, 100, 20))
+    gaps = StreamData.from_indexes(a.header, a.data[torn], torn)
+    report = Report()
+    assert list(run(loaded, [Recording("s", [gaps, moved])], Fake(loaded), report=report)) == []
+    assert "gap" in report.silent["s"]
+    assert list(run(loaded, [Recording("s", [a, b])], Fake(loaded), report=report)) == []
+    assert "0 s in common" in report.silent["s"]
 
 
 def test_what_does_not_match_is_told(recipe: Recipe) -> None:
@@ -277,6 +292,12 @@ def test_first_samples_of_another_header_are_heard_anew() -> None:
             chunk = Chunk(header, i, np.full((1, len(channels)), 0.5, np.float32))
             told.append(first.doubt({"x": [0.0, 1.0, 1.0]}, chunk, loaded))
     assert "" in told
+
+
+def test_nothing_is_said_of_how_large_the_samples_of_an_irregular_stream_are() -> None:
+    loaded = parse_recipe(RECIPE)
+    beats = StreamData(Header("s", 0, signal_format("imu", ("x", "y"), 0)), np.ones((9, 2), np.float32), np.arange(9))
+    assert lengths_of(beats, loaded) == {}
 
 
 def test_a_run_tells_what_is_doubted_even_beside_nothing(recipe: Recipe) -> None:

@@ -403,6 +403,20 @@ def test_inputs_that_are_not_waited_for(seed: int) -> None:
     decided(seed)
 
 
+def test_outages_that_are_over_are_forgotten() -> None:
+    spec, one = Join((branch("a", "4"), branch("b", "4")), "4", "b"), np.ones((4, 1), np.float32)
+    a, b = (Header("s", ORIGIN, item.raw) for item in spec.branches)
+    stage, sizes = Chain((spec, Windows(4, 4))).build(), list[int]()
+    for tick in range(0, 1600, 8):
+        stage.push(Chunk(b, tick, np.repeat(one, 2, 0)))
+        stage.push(Chunk(a, tick, one))
+        out = stage.decide(Decision("a", tick + 4)) + stage.decide(Decision("a", tick + 4, tick + 8))
+        stage.push(Chunk(a, tick + 4, one))
+        assert [(window.start_index, window.absent) for window in out] == [(tick + 4, ("a",))]
+        sizes.append(len(stage.snapshot()))
+    assert max(sizes[10:]) < sizes[10] + 50  # numbers grow by a digit
+
+
 def feet(count: int = 500) -> tuple[Join, list[Chunk], list[Chunk], Any]:
     """Two feet at 100 Hz whose clocks agree, and what both say."""
     names, rng = ("ax", "ay"), np.random.default_rng(0)

@@ -121,6 +121,27 @@ def test_an_irregular_stream_comes_back_without_its_progress_marks(tmp_path: Pat
     assert len(both[0]) == 40 * 8
 
 
+def test_what_a_progress_mark_makes_late_is_late_in_the_archive_too(tmp_path: Path) -> None:
+    header = Header("s", T0, signal_format("ibi", ("ibi",), 0))
+
+    def beats(first: int, *seconds: int, mark_s: int | None = None) -> Chunk:
+        data = np.arange(first, first + len(seconds), dtype=np.float32)[:, None]
+        mark = None if mark_s is None else T0 + mark_s * NS
+        return Chunk(header, first, data, T0 + np.array(seconds, np.int64) * NS, complete_ns=mark)
+
+    chunks = [beats(0, 10), beats(1, mark_s=20), beats(1, 15, 22), beats(0, 10, mark_s=30), beats(3, 25, 35)]
+    stage = Intake(("ibi",)).build()
+    online = [int(time) for chunk in chunks for part in stage.push(chunk) for time in part.times_ns]
+    assert online == [T0 + seconds * NS for seconds in (10, 22, 35)]
+    write_archive(tmp_path, [[chunk_record(offset, chunk, "physio") for offset, chunk in enumerate(chunks)]])
+    (back,) = read([tmp_path])
+    assert back.streams[0].times_ns is not None
+    assert back.streams[0].times_ns.tolist() == online
+    assert "ibi: 2 samples left out, their times go back" in back.notes
+    late = [note for note in back.notes if "as a worker leaves it out" in note]
+    assert late == ["1 message not read: late or repeated chunk of ibi, as a worker leaves it out"]
+
+
 def test_label_columns() -> None:
     times = np.array([0, 10, 20, 30])
     assert label_columns([], times) == {}
