@@ -156,6 +156,8 @@ def survey_of(
     try:
         for recording in read(paths, _side_by_side(paths, streams, options)):
             _note(survey, recording)
+            if len(streams) > 1:
+                _check_apart(recording)
             for stream in recording.streams:
                 fmt = stream.header.format
                 if not fmt.rate and stream.count:
@@ -183,6 +185,20 @@ def survey_of(
         survey.beside.append(Survey(None, name, remarks=survey.remarks))
         _agree(survey.beside[-1], summaries[name])
     return survey
+
+
+def _check_apart(recording: Recording) -> None:
+    """Raise where streams that are asked for by name would each be all that one file holds."""
+    (first, *others), path = recording.streams, Path(recording.path)
+    channels = first.header.format.channels
+    alike = [other for other in others if other.header.format.channels == channels and other.data.dtype.kind in "fiu"]
+    if path.is_file() and any(np.array_equal(first.data, other.data, equal_nan=True) for other in alike):
+        names = " and ".join(stream.header.format.stream for stream in recording.streams)
+        raise SourceError(
+            f"{names} would each be all its channels ({some(channels, 8)}), as no file has such a name; leave out --stream, and write an "
+            "[[input]] for each sensor, with its own `channels`, into the recipe",
+            path,
+        )
 
 
 def _note(survey: Survey, recording: Recording) -> None:
@@ -310,7 +326,13 @@ def _choose(summaries: dict[str, list[_StreamSummary]], streams: Sequence[str], 
     """The streams to take, the fastest first: the one that most recordings have, and those that all of these have."""
     if not summaries:
         raise KymoError("no recording holds a signal with a fixed rate, expected at least one")
-    names = [name for name in summaries if not streams or name in streams] or (
+    still = {
+        name
+        for name, of_name in summaries.items()
+        if all(len(summary.no_signal) == len(summary.format.channels) for summary in of_name)
+    }
+    still = set() if streams or len(still) == len(summaries) else still
+    names = [name for name in summaries if name not in still and (not streams or name in streams)] or (
         list(summaries) if "imu" in summaries else []
     )
     if not names:
@@ -319,7 +341,9 @@ def _choose(summaries: dict[str, list[_StreamSummary]], streams: Sequence[str], 
     sessions = [{summary.session for summary in summaries[name]} for name in names]
     taken = [name for name, known in zip(names, sessions, strict=True) if known == sessions[names.index(most)]]
     taken.sort(key=lambda name: -summaries[name][0].format.rate)
-    others = sorted(set(summaries) - {*taken})
+    if still:
+        survey.remarks.append(f"without a channel that is a signal, so not taken: {', '.join(sorted(still))}")
+    others = sorted(set(summaries) - {*taken} - still)
     if others:
         what = f"stream{'s' * (len(taken) > 1)} {', '.join(taken)}"
         survey.remarks.append(f"took {what}; also there: {', '.join(others)} (choose with --stream)")

@@ -322,3 +322,24 @@ def test_files_that_are_named_as_streams_are_one_session(tmp_path: Path) -> None
     for recording in read([tmp_path], recipe.read_options()):
         windows = windows_of(streams_of(recording, recipe), recipe.chain.cut_behind_window()[0])
         assert [window.absent for window in windows] == [()] * 7
+
+
+def test_one_file_is_not_several_streams(tmp_path: Path) -> None:
+    write(tmp_path / "walk.csv", 12)
+    result = init("both", "--from", tmp_path, "--stream", "acc", "--stream", "gyr", status=1)
+    assert "walk.csv: acc and gyr would each be all its channels (x, y, z)" in result.stderr
+    assert init("alone", "--from", tmp_path, "--stream", "acc").stdout.startswith(
+        "recipes/alone.toml: 1 recording, acc"
+    )
+
+
+def test_a_stream_without_a_signal_is_no_input(tmp_path: Path) -> None:
+    for number in range(2):
+        write_sensors(tmp_path / f"s{number}", 20, {"eda": 4.0, "bvp": 64.0})
+        rows = "".join(f"{second},0.8\n" for second in range(20))
+        (tmp_path / f"s{number}/battery.csv").write_text(f"t,level\n{rows}")
+    result = init("wrist", "--from", tmp_path)
+    assert [table.stream for table in made("wrist").inputs] == ["bvp", "eda"]
+    assert "without a channel that is a signal, so not taken: battery" in result.stderr.splitlines()
+    init("asked", "--from", tmp_path, "--stream", "bvp", "--stream", "battery")
+    assert [table.stream for table in made("asked").inputs] == ["bvp", "battery"]
