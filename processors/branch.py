@@ -111,10 +111,6 @@ class Branch(Spec):
         """Format of its chunks, before they are sampled."""
         return self.chain.output(inputs or {self.stream: self.raw})
 
-    def takes(self, stream: str) -> bool:
-        """Whether a stream of this name is its input."""
-        return self.stream in (stream, stream.partition(".")[0])
-
     def sampled(self, fmt: Format, ticks: Fraction) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Channels and shape of what a tick holds of it."""
         if fmt.dtype not in ("float32", "float64") and self.sample not in ("hold", "nearest"):

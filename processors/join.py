@@ -28,6 +28,7 @@ from kymo.processors.spec import Spec, chain_digest, pack, pack_list, unpack, un
 from kymo.streams.chunk import Chunk, Format, Header
 from kymo.streams.errors import FormatError
 from kymo.streams.schema import Name
+from kymo.streams.topics import input_of
 
 Mask = NDArray[np.bool_]
 #: What the joined stream is called.
@@ -72,10 +73,8 @@ class Join(Spec):
         return JoinStage(self)
 
     def takes(self, stream: str) -> Branch | None:
-        """The branch whose input a stream of this name is: an exact name comes before a kind."""
-        return next((b for b in self.branches if b.stream == stream), None) or next(
-            (b for b in self.branches if b.takes(stream)), None
-        )
+        """The branch whose input a stream of this name is."""
+        return input_of(stream, self.branches)
 
     @property
     def ticks(self) -> Fraction:

@@ -39,6 +39,10 @@ class SourceError(KymoError):
         self.path, self.row, self.message = path, row, message
 
 
+class EmptyFileError(SourceError):
+    """A file without a sample, which says nothing, or that nothing happened."""
+
+
 class EmptyKeepError(SourceError):
     """A file of which a recipe's `keep` leaves no row: no failure where others are left."""
 

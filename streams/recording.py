@@ -3,7 +3,7 @@ times in Unix ns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kymo.streams.chunk import Array, Chunk, Header
 from kymo.streams.labels.labels import Cover, Label
+from kymo.streams.topics import input_of
 from kymo.streams.words import NS
 
 Times = NDArray[np.int64]
@@ -216,6 +217,20 @@ class Recording:
         """Unix time of the latest end of a stream, ns; 0 without streams."""
         return max((stream.end_ns for stream in self._with_samples()), default=0)
 
+    def span_ns(self, inputs: Sequence[InputOptions]) -> tuple[int, int]:
+        """Where its streams begin and end once inputs have moved them."""
+        spans = [
+            (stream.start_ns + later_ns, stream.end_ns + later_ns)
+            for stream in self._with_samples()
+            for later_ns in (_offset_ns(stream, inputs),)
+        ]
+        return min((start for start, _ in spans), default=0), max((end for _, end in spans), default=0)
+
+    def offset_ns(self, inputs: Sequence[InputOptions]) -> int:
+        """By how much inputs move its streams; 0 where each is moved otherwise."""
+        offsets = {_offset_ns(stream, inputs) for stream in self._with_samples()}
+        return offsets.pop() if len(offsets) == 1 else 0
+
     def _with_samples(self) -> list[StreamData]:
         """Streams that say when it is; all where none has a sample."""
         return [stream for stream in self.streams if stream.count] or self.streams
@@ -240,6 +255,16 @@ class Recording:
         return Cover(near).label_of(start_ns, end_ns, min_share)
 
 
+def _offset_ns(stream: StreamData, inputs: Sequence[InputOptions]) -> int:
+    item = input_of(stream.header.format.stream, inputs)
+    return item.offset_ns or 0 if item else 0
+
+
+def moved(labels: Iterable[Label], later_ns: int) -> list[Label]:
+    """Labels that are later by so much."""
+    return [replace(label, start_ns=label.start_ns + later_ns, end_ns=label.end_ns + later_ns) for label in labels]
+
+
 def shifted(recording: Recording, shift_ns: int) -> Recording:
     """The recording with every event time later by `shift_ns`."""
     if not shift_ns:
@@ -249,7 +274,4 @@ def shifted(recording: Recording, shift_ns: int) -> Recording:
         header = replace(stream.header, origin_ns=stream.header.origin_ns + shift_ns)
         times = None if stream.times_ns is None else stream.times_ns + shift_ns
         streams.append(StreamData(header, stream.data, times, 0, list(stream.pieces)))
-    labels = [
-        replace(label, start_ns=label.start_ns + shift_ns, end_ns=label.end_ns + shift_ns) for label in recording.labels
-    ]
-    return replace(recording, streams=streams, labels=labels)
+    return replace(recording, streams=streams, labels=moved(recording.labels, shift_ns))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 _HOUR_MS = 3_600_000
 MIB = 2**20
@@ -93,6 +95,22 @@ class Names:
     def for_stream(self, stream: str) -> str:
         """Full name of the topic that carries a stream."""
         return self.of(topic_of(stream))
+
+
+class _Input(Protocol):
+    """What takes a stream, or all of a kind."""
+
+    @property
+    def stream(self) -> str: ...
+
+
+_In = TypeVar("_In", bound=_Input)
+
+
+def input_of(stream: str, inputs: Sequence[_In]) -> _In | None:
+    """The input that a stream of this name is: an exact name comes before a kind."""
+    names = (stream, stream.partition(".")[0])
+    return next((item for name in names for item in inputs if item.stream == name), None)
 
 
 def topic_of(stream: str) -> str:

@@ -23,6 +23,7 @@ from kymo.streams.errors import RecipeError
 from kymo.streams.files import read_text
 from kymo.streams.recording import InputOptions, LabelOptions, ReadOptions
 from kymo.streams.schema import nearest
+from kymo.streams.topics import input_of
 from kymo.streams.units import unit_times
 
 #: Where recipes without a path are looked for: the current folder first, then those that come with Kymo.
@@ -84,9 +85,8 @@ class Recipe(RecipeTables):
         return table.mismatch(fmt, self.taken_units(table))
 
     def input_of(self, stream: str) -> InputTable | None:
-        """The input that a stream of this name is: an exact name comes before a kind."""
-        names = (stream, stream.partition(".")[0])
-        return next((table for name in names for table in self.inputs if table.stream == name), None)
+        """The input that a stream of this name is."""
+        return input_of(stream, self.inputs)
 
     def taken_units(self, source: InputTable) -> tuple[str, ...]:
         """Units of an input's raw channels: its own, else of what a first step ``scale`` makes its units; empty where unknown."""

@@ -9,15 +9,16 @@ repair is a SourceError with file and row.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kymo.streams.archive.format import is_archive
 from kymo.streams.errors import EmptyKeepError, SourceError, SourceWarning
 from kymo.streams.labels.labels import LabelsJson
 from kymo.streams.readers.basic_motions import NAMES, read_basic_motions
+from kymo.streams.readers.by_session import ToCome, by_session
 from kymo.streams.readers.files import File, find, is_url, not_read
-from kymo.streams.readers.together import by_session, of_streams, recordings_of
+from kymo.streams.readers.together import of_streams, recordings_of
 from kymo.streams.recording import ReadOptions, Recording
 from kymo.streams.words import many
 
@@ -66,24 +67,29 @@ def read(
     on_disk = [path for path in paths if path not in archives and not _is_data_set(path)]
     foreign = [error for path in on_disk if not is_url(path) for error in not_read(Path(path))]
     errors = list[SourceError]()
-    recordings = _of_files(on_disk, options, errors, tell, bool(archives or names))
-    yield from by_session(recordings, options.inputs, errors) if len(options.inputs) > 1 else recordings
+    groups: dict[str, list[File]] = {}
+    for file in find(on_disk, options=options):
+        groups.setdefault(file.part_of or file.path, []).append(file)
+    inputs = [item for item in options.inputs if options.stream_name in (None, item.stream)]
+    to_come = ToCome(groups.values(), options, inputs) if len(inputs) > 1 else None
+    recordings = _of_files(groups.values(), options, errors, tell, to_come, bool(archives or names))
+    yield from by_session(recordings, inputs, errors, to_come) if to_come else recordings
     _leave_out(errors + foreign, tell)
 
 
 def _of_files(
-    paths: Sequence[str | Path],
+    groups: Iterable[Sequence[File]],
     options: ReadOptions,
     errors: list[SourceError],
     tell: Callable[[str], None],
+    to_come: ToCome | None,
     readable: bool,
 ) -> Iterator[Recording]:
     """Recordings of files; what cannot be read is told, or added to the errors, as long as another can be, or was."""
     emptied = list[SourceError]()
-    groups: dict[str, list[File]] = {}
-    for file in find(paths, options=options):
-        groups.setdefault(file.part_of or file.path, []).append(file)
-    for files in groups.values():
+    for files in groups:
+        if to_come:
+            to_come.begin(files)
         try:
             for recording in (
                 of_streams(files, options, errors) if files[0].stream else recordings_of(files[0], options)

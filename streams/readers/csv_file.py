@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from kymo.streams.errors import SourceError
+from kymo.streams.errors import EmptyFileError, SourceError
 from kymo.streams.readers.beside import facts_beside
 from kymo.streams.readers.cells import Numbers, is_missing
 from kymo.streams.readers.columns import Block, ColumnRoles, Facts, Table
@@ -84,7 +84,7 @@ class _CsvTable(Table):
         self._odd = {"", " ", "\u00a0", "\u3000", "#", "%", "/", "\t", "\ufeff", names[0][:1]}
         lines, _ = self._lines_ahead = self._lines()
         if not lines:
-            raise SourceError("has a header but no rows", file.path)
+            raise EmptyFileError("has a header but no rows", file.path)
         sample = [row for row in islice(self._parsed(lines), _SAMPLE_ROWS) if any(row)]
         # A channel with one wrong cell is a channel with an error, not a text column to pass over.
         self._numbers = numbers = Numbers(sample, head.delimiter)

@@ -57,8 +57,9 @@ def pattern_of(text: str) -> re.Pattern[str]:
         ) from None
 
 
-def add_what_the_name_says(recording: Recording, path: str, pattern: str, label_set: str) -> None:
+def add_what_the_name_says(recording: Recording, path: str, options: ReadOptions, label_set: str) -> None:
     """Take class, subject and metadata from the name of a recording's file, or of a folder that it is in, where it does not say so."""
+    pattern = options.file_names or ""
     match = next((match for name in _names(path) if (match := pattern_of(pattern).search(name))), None)
     if match is None:
         recording.notes.append(f"its file is not named like {pattern}")
@@ -66,13 +67,14 @@ def add_what_the_name_says(recording: Recording, path: str, pattern: str, label_
     fields = {name: text for name, text in match.groupdict().items() if name not in (*_PLACES, "session")}
     recording.subject = recording.subject or fields.pop("subject", None)
     if (name := fields.pop("label", None)) and not any(label.set == label_set for label in recording.labels):
-        span = {"start_ns": recording.start_ns, "end_ns": max(recording.end_ns, recording.start_ns + 1)}
+        start_ns, end_ns = recording.span_ns(options.inputs)
         label = interval(
             session=recording.session,
             set=label_set,
             label=canonical(name),
             author=PurePosixPath(path.replace("\\", "/")).name,
-            **span,
+            start_ns=start_ns,
+            end_ns=max(end_ns, start_ns + 1),
         )
         recording.labels = [*recording.labels, label]
     recording.metadata.update({key: text for key, text in fields.items() if key not in recording.metadata})

@@ -62,7 +62,7 @@ FOLDER_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != _TEXT)
 EXPERIMENT_SUFFIX = ".json"
 #: Suffixes of an experiment's recordings: the first that is there counts.
 _RECORDED = tuple(dict.fromkeys(suffix for row in reversed(FORMATS) for suffix in row.suffixes))
-_LABELS = ".labels.json"
+LABELS_SUFFIX = ".labels.json"
 _HARDLY = (".html", ".htm", ".xml", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".pkl", ".npy", ".npz")
 _MOST_PLACES = 8  # that an error names
 
@@ -136,8 +136,8 @@ class File:
 
     def labels_file(self) -> File | None:
         """Its labels JSON, if it is there."""
-        paths = [self.labels or str(self.place.with_suffix(_LABELS))]
-        paths += [f"{self.part_of}{_LABELS}"] if self.stream else []
+        paths = [self.labels or str(self.place.with_suffix(LABELS_SUFFIX))]
+        paths += [f"{self.part_of}{LABELS_SUFFIX}"] if self.stream else []
         return next((labels for path in paths if (labels := File(path, self.session, self.system)).exists()), None)
 
 
@@ -420,7 +420,7 @@ def _looked_for(places: Sequence[str]) -> str:
 def _recording_of(labels: str, system: Any, folders: Sequence[PurePosixPath], path: str) -> str:
     """The recording of a labels JSON."""
     file = PurePosixPath(labels)
-    stem = file.name.removesuffix(_LABELS) if file.name.endswith(_LABELS) else file.stem
+    stem = file.name.removesuffix(LABELS_SUFFIX) if file.name.endswith(LABELS_SUFFIX) else file.stem
     places = list(dict.fromkeys([file.parent, *folders]))
     for folder in places:
         for suffix in _RECORDED:

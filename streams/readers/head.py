@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kymo.streams.errors import SourceError
+from kymo.streams.errors import EmptyFileError, SourceError
 from kymo.streams.readers.cells import is_missing, is_value
 from kymo.streams.readers.moments import is_moment
 from kymo.streams.readers.preface import names_in, rate_in, units_in
@@ -95,7 +95,7 @@ def find_head(lines: Sequence[str], path: Path | str, name: str) -> TableHead:
     """The head of a file of this name, without its suffix."""
     first = next((i for i, line in enumerate(lines) if line.strip()), None)
     if first is None:
-        raise SourceError("is empty; expected a header row and rows of numbers", path)
+        raise EmptyFileError("is empty; expected a header row and rows of numbers", path)
     if empatica := _empatica(lines, first, path, name):
         return empatica
     end = _end_of_row(lines, first)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.streams.chunk import Array
-from kymo.streams.errors import SourceError
+from kymo.streams.errors import EmptyFileError, SourceError
 from kymo.streams.readers.columns import Block, ColumnRoles, Table
 from kymo.streams.readers.files import File
 from kymo.streams.readers.table import read_table
@@ -57,7 +57,7 @@ class _ParquetTable(Table):
         numeric = {name for name, kind in self._types.items() if any(of_kind(kind) for of_kind in is_numeric)}
         rows = content.metadata.num_rows
         if not rows:
-            raise SourceError("has columns but no rows", file.path)
+            raise EmptyFileError("has columns but no rows", file.path)
         super().__init__(file, content.schema_arrow.names, numeric, long=rows > _TOGETHER_ROWS)
 
     def first(self, name: str) -> Sequence[str]:

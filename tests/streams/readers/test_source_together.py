@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from archive_lab import chunk_record, write_archive
 
-from kymo.models.data.dataset import streams_of, windows_of
+from kymo.models.data.dataset import read_dataset, streams_of, windows_of
 from kymo.processors.recipe.load import parse_recipe
 from kymo.streams.errors import SourceError
 from kymo.streams.readers import read
@@ -369,3 +370,131 @@ def test_labels_are_by_the_clock_of_the_file_that_they_stand_in(tmp_path: Path) 
             ends = [offset_ns + seconds * 10**9 for seconds in (0, 10, 20)]
             assert spans == [("rest", ends[0], ends[1]), ("run", ends[1], ends[2])]
             assert {stream.start_ns for stream in recording.streams} == {0}
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_a_recording_is_given_once_no_file_to_come_can_add_to_it(tmp_path: Path, column: bool) -> None:
+    for n in range(8):
+        table(tmp_path / f"walk{n}.csv", "left", 1, **({"session": f"s{n}"} if column else {}))
+    inputs = (FEET[0], *WRIST)
+    told: list[str] = []
+    recordings = read([tmp_path], ReadOptions(inputs=inputs), told.append)
+    assert [next(recordings).session, next(recordings).session] == (["s0", "s1"] if column else ["walk0", "walk1"])
+    (tmp_path / "walk7.csv").unlink()  # nobody has read it yet
+    assert len(list(recordings)) == 5
+    assert len(told) == 1
+    # What comes last may be what a first one waits for.
+    table(tmp_path / "walk7.csv", "left", 1, **({"session": "s7"} if column else {}))
+    table(tmp_path / "z.csv", "eda", 1, session="s0" if column else "walk0")
+    found = {
+        r.session: [s.header.format.stream for s in r.streams] for r in read([tmp_path], ReadOptions(inputs=inputs))
+    }
+    first = "s0" if column else "walk0"
+    assert found.pop(first) == ["imu.left", "eda"]
+    assert list(found.values()) == [["imu.left"]] * 7
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 1, 3, 2), (2, 0, 3, 1), (3, 2, 1, 0)])
+@pytest.mark.parametrize("cut", [10, 4])
+def test_parts_of_a_session_are_put_together_by_time(tmp_path: Path, order: tuple[int, ...], cut: int) -> None:
+    parts = [("left", 0, 10), ("left", 10, 20), ("eda", 0, cut), ("eda", cut, 20)]
+    for place, n in enumerate(order):
+        kind, begin, end = parts[n]
+        table(tmp_path / f"{place}.csv", kind, end - begin, NOW + begin, session="s")
+    told: list[str] = []
+    found = list(read([tmp_path], ReadOptions(inputs=(FEET[0], WRIST[0])), told.append))
+    assert not told
+    spans = [{s.header.format.stream: (s.start_ns / 1e9 - NOW, s.end_ns / 1e9 - NOW) for s in r.streams} for r in found]
+    assert sorted(spans, key=lambda span: span["eda"]) == [
+        {"imu.left": (0, 10), "eda": (0, cut)},
+        {"imu.left": (10, 20), "eda": (cut, 20)},
+    ]
+
+
+def test_labels_of_several_files_are_all_of_the_session(tmp_path: Path) -> None:
+    folder = tmp_path / "rec"
+    table(folder / "eda.csv", "eda", 10, label=lambda i: "calm" if i < 20 else "")
+    table(folder / "bvp.csv", "bvp", 10, label=lambda i: "stressed" if i >= 320 else "calm" if i >= 128 else "")
+    table(folder / "acc.csv", "left", 10, label=lambda i: "calm" if i < 25 else "glad" if i >= 450 else "")
+    for inputs in (WRIST, (*WRIST, InputOptions("acc", AXES))):  # asked for or not
+        (recording,) = read([folder], ReadOptions(inputs=inputs))
+        spans = [(label.label, label.start_ns / 1e9 - NOW, label.end_ns / 1e9 - NOW) for label in recording.labels]
+        assert spans == [("calm", 0, 5), ("stressed", 5, 10), ("glad", 9, 10)]
+
+
+LATE = JOINED.replace('channels = ["eda"]', 'channels = ["eda"]\noffset_ms = 3000') + "[labels]\n"
+
+
+@pytest.mark.parametrize("kind", ["json", "folder's json", "another's"])
+def test_labels_move_with_the_clock_of_their_file(tmp_path: Path, kind: str) -> None:
+    """The skin's clock is 3 s behind, and its labels change 5 s after it has begun."""
+    table(tmp_path / "rec" / "left.csv", "left", 20, NOW + 3)
+    table(tmp_path / "rec" / "eda.csv", "eda", 20)
+    text = LATE
+    begin = NOW if kind == "json" else NOW + 3
+    if "json" in kind:
+        text += 'key = "mood"\n'
+        events = [
+            {
+                "startTime": {"sec": int(begin) + at, "nsec": 0},
+                "endTime": {"sec": int(begin) + until, "nsec": 0},
+                "metadata": {"mood": name},
+            }
+            for name, at, until in (("calm", 0, 5), ("stressed", 5, 20))
+        ]
+        path = tmp_path / ("rec/eda.labels.json" if kind == "json" else "rec.labels.json")
+        path.write_text(json.dumps({"events": events}))
+    if kind == "another's":
+        table(tmp_path / "rec" / "bvp.csv", "bvp", 20, NOW + 3, label=lambda i: "calm" if i < 320 else "stressed")
+    recipe = parse_recipe(text)
+    dataset = read_dataset(read([tmp_path / "rec"], recipe.read_options()), recipe, recipe.chain)
+    got = [(example.window.start_ns / 1e9 - NOW - 3, example.label) for example in dataset.examples]
+    classes_at = [(at, "calm" if at <= 4 else "stressed") for at in range(18)]
+    assert got == classes_at
+
+
+def test_what_a_name_says_holds_where_the_streams_will_be(tmp_path: Path) -> None:
+    eda = InputOptions("eda", ("eda",), Fraction(4), offset_ns=3 * 10**9)
+    path = table(tmp_path / "calm.csv", "eda", 20)
+    (recording,) = read([path], ReadOptions(inputs=(eda, WRIST[1]), file_names="{label}"))
+    spans = [(label.label, label.start_ns / 1e9 - NOW, label.end_ns / 1e9 - NOW) for label in recording.labels]
+    assert spans == [("calm", 3, 23)]
+
+
+COUNTED = JOINED.replace(
+    "[join]",
+    """[[input]]
+stream = "tags"
+rate_hz = 0
+channels = ["tag"]
+sample = "count"
+[join]""",
+)
+
+
+@pytest.mark.parametrize("text", ["", "timestamp,tag\n", "timestamp,tag"])
+def test_where_no_tag_was_pressed_none_is_counted(tmp_path: Path, text: str) -> None:
+    recipe, told = parse_recipe(COUNTED), list[str]()
+    for name, rows in (("a", f"timestamp,tag\n{NOW + 5},1\n"), ("b", text)):
+        table(tmp_path / name / "left.csv", "left", 10)
+        table(tmp_path / name / "eda.csv", "eda", 10)
+        (tmp_path / name / "tags.csv").write_text(rows)
+    table(tmp_path / "c" / "left.csv", "left", 10)
+    table(tmp_path / "c" / "eda.csv", "eda", 10)
+    counted, silent, absent = read([tmp_path], recipe.read_options(), told.append)
+    assert not told
+    windows = windows_of(streams_of(silent, recipe), recipe.chain)
+    assert len(windows) == len(windows_of(streams_of(counted, recipe), recipe.chain)) > 0
+    assert not any(window.data[:, -1].any() or window.absent for window in windows)
+    assert not streams_of(absent, recipe)
+
+
+def test_the_offset_of_an_exact_name_comes_before_that_of_a_kind(tmp_path: Path) -> None:
+    year = 365 * 86400
+    inputs = (InputOptions("imu", ("gx", "gy")), InputOptions("imu.left", AXES, offset_ns=year * 10**9))
+    text = table(tmp_path / "rec" / "imu.csv", "left").read_text()
+    (tmp_path / "rec" / "imu.csv").write_text(text.replace("ax,ay", "gx,gy"))
+    table(tmp_path / "rec" / "imu_left.csv", "left", start=NOW - year)
+    told: list[str] = []
+    (recording,) = read([tmp_path / "rec"], ReadOptions(inputs=inputs), told.append)
+    assert (len(recording.streams), told) == (2, [])
