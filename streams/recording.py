@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.streams.chunk import Array, Chunk, Header
+from kymo.streams.chunk import Array, Chunk, Header, signal_format
 from kymo.streams.labels.labels import Cover, Label
 from kymo.streams.topics import input_of
 from kymo.streams.words import NS
@@ -127,6 +127,12 @@ class StreamData:
         cuts = [0, *(np.flatnonzero(np.diff(indexes) != 1) + 1).tolist(), len(indexes)]
         pieces = [(int(indexes[a]), data[a:b]) for a, b in pairwise(cuts) if b > a]
         return cls(header, data, times_ns, 0, pieces)
+
+    @classmethod
+    def silent(cls, item: InputOptions, session: str, start_ns: int) -> StreamData:
+        """An irregular stream in which nothing happens."""
+        fmt = signal_format(item.stream, item.channels, Fraction(0), "float64", item.units)
+        return cls(Header(session, start_ns, fmt), np.empty((0, *fmt.shape)), np.empty(0, np.int64))
 
     @property
     def count(self) -> int:

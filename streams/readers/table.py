@@ -180,7 +180,7 @@ class _Gatherer:
     def _streams(self, rows: _SessionRows, notes: list[str]) -> tuple[list[StreamData], list[Label]]:
         streams: list[StreamData] = []
         several = len(self._roles.inputs) > 1
-        longest, refused = None, None
+        longest, refused, silent = None, None, list[InputOptions]()
         for item in self._roles.inputs:
             try:
                 stream_and_rows = rows.stream(item, several)
@@ -193,7 +193,10 @@ class _Gatherer:
                 notes.append(f"{item.stream}: {error.message}; read without it")
                 continue
             if stream_and_rows is None:
-                notes.append(f"no value of stream `{item.stream}`: read without it")
+                silent += [item] if item.rate_hz == 0 else []
+                notes.append(
+                    f"no value of stream `{item.stream}`: {'nothing happened' if item in silent else 'read without it'}"
+                )
                 continue
             stream, picked, stream_notes = stream_and_rows
             notes += [f"{item.stream}: {note}" if several else note for note in stream_notes if note not in notes]
@@ -204,6 +207,7 @@ class _Gatherer:
                 notes += label_notes
         if not streams:
             raise refused or SourceError(f"session {brief(rows.session)} holds no value in any channel", self._path)
+        streams += [StreamData.silent(item, rows.session, streams[0].start_ns) for item in silent]
         return streams, labels
 
 

@@ -8,12 +8,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-
-from kymo.streams.chunk import Header, signal_format
 from kymo.streams.errors import EmptyFileError, SourceError
 from kymo.streams.labels.labels import Label, LabelsJson
 from kymo.streams.readers.file_names import add_what_the_name_says, tells_streams
@@ -74,9 +70,7 @@ def _read(file: File, options: ReadOptions) -> Iterator[Recording]:
 
 def _silent(file: File, item: InputOptions, other: Recording) -> Recording:
     """A stream in which nothing happened while another recording went on."""
-    fmt = signal_format(item.stream, item.channels, Fraction(0), "float64", item.units)
-    header = Header(other.session, other.start_ns, fmt)
-    stream = StreamData(header, np.empty((0, *fmt.shape)), np.empty(0, np.int64))
+    stream = StreamData.silent(item, other.session, other.start_ns)
     return Recording(other.session, [stream], path=file.path, notes=["its file holds no sample: nothing happened"])
 
 

@@ -498,3 +498,11 @@ def test_the_offset_of_an_exact_name_comes_before_that_of_a_kind(tmp_path: Path)
     told: list[str] = []
     (recording,) = read([tmp_path / "rec"], ReadOptions(inputs=inputs), told.append)
     assert (len(recording.streams), told) == (2, [])
+
+
+def test_an_empty_column_of_tags_is_a_stream_without_any(tmp_path: Path) -> None:
+    inputs = (WRIST[0], InputOptions("tags", ("tag",), Fraction(0)))
+    table(tmp_path / "rec.csv", "eda", 10, tag="")
+    (recording,) = read([tmp_path], ReadOptions(inputs=inputs))
+    assert [(s.header.format.stream, s.count) for s in recording.streams] == [("eda", 40), ("tags", 0)]
+    assert (recording.start_ns, recording.end_ns) == (round(NOW * 10**9), round((NOW + 10) * 10**9))
