@@ -211,10 +211,13 @@ class JoinStage(EntryStage):
             branch_state.sample(chunk)
             for start, stop, _ in chunk.filled:  # the ticks that rest on an interpolated sample
                 fmt = chunk.header.format
-                rows = int((start - fmt.span) // fmt.step) + 1, math.ceil(stop / fmt.step)
-                first, end = branch_state.sampler.ticks_on(*rows) if rows[0] < rows[1] else (0, 0)
-                if first < end:
-                    self.filled = united([*self.filled, (first, end, True)])
+                # Those of another chunk may be of another clock. Between two that are counted there may be ticks that rest on none.
+                first = max(int((start - fmt.span) // fmt.step) + 1, chunk.first_index)
+                end = min(math.ceil(stop / fmt.step), chunk.end_index)
+                each = 1 if branch_state.spec.sample == "count" else max(end - first, 1)
+                for row in range(first, end, each):
+                    ticks = branch_state.sampler.ticks_on(row, row + each)
+                    self.filled = united([*self.filled, (*ticks, True)]) if ticks[0] < ticks[1] else self.filled
 
     def _look_for_origin(self) -> None:
         """Begin at the grid's first sample; where its input ended without any, at that of the next one that has some."""

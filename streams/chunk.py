@@ -52,7 +52,7 @@ class Format:
     def beneath(self, first: int, end: int) -> tuple[int, int]:
         """Raw samples beneath some of its samples, those between the one before them and the first of them too: from, to."""
         start = min(int(first * self.step), int((first - 1) * self.step) + self.span)
-        return start, int((end - 1) * self.step) + self.span
+        return start, math.ceil((end - 1) * self.step) + self.span
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from kymo.processors.chain import Chain
 from kymo.processors.intake import Intake
 from kymo.processors.join import Decision, Join
 from kymo.processors.steps.maps import Scale
+from kymo.processors.steps.resample import Resample
 from kymo.processors.windows import Windows
 from kymo.streams.chunk import Chunk, Header, sample_time_ns, signal_format
 from kymo.streams.errors import FormatError
@@ -53,16 +54,20 @@ def joined(pick: random.Random) -> tuple[Join, dict[str, list[Run]]]:
     irregular = pick.choice([0, 0, 1, 1, 2])
     for number in range(pick.randint(1 if irregular else 2, 3 if irregular else 4)):
         rate, sample = pick.choice(RATES), pick.choice(["linear", "hold", "nearest", "mean", "count", "block"])
-        if sample == "block" and (Fraction(rate) / Fraction(ticks)).denominator != 1:
-            rate = ticks
-        branches.append(
-            branch(f"s{number}", rate, sample, pick.random() < 0.3, pick.randint(1, 2), pick.choice([0, 0, 3]))
+        steps = pick.choice(
+            [(), (), (Scale(-2.0, 3.0),), (Resample(up=1, down=2),), (Resample(up=3, down=2), Scale(0.5))]
         )
+        ratio = math.prod([step.ratio for step in steps if isinstance(step, Resample)], start=Fraction(1))
+        if sample == "block" and (Fraction(rate) * ratio / Fraction(ticks)).denominator != 1:
+            rate, steps = ticks, ()
+        made = branch(f"s{number}", rate, sample, pick.random() < 0.3, pick.randint(1, 2), pick.choice([0, 0, 3]))
+        branches.append(replace(made, chain=Chain((*made.chain.specs, *steps))))
     grid = pick.choice(branches).stream
     ways = ["linear", "hold", "nearest", "mean", "count"]
     for number in range(irregular):
         way, reach = pick.choice(ways), pick.choice([40, 250, 5000])
-        branches.append(sparse(f"t{number}", way, reach, pick.random() < 0.3, pick.randint(1, 2)))
+        made = sparse(f"t{number}", way, reach, pick.random() < 0.3, pick.randint(1, 2))
+        branches.append(replace(made, chain=Chain((*made.chain.specs, *pick.choice([(), (Scale(0.1),)])))))
     if all(is_no_reason(item) for item in branches):
         branches[0] = replace(branches[0], sample="hold")
     pick.shuffle(branches)
@@ -177,11 +182,45 @@ def ended(chunks: list[Chunk], item: Branch) -> list[Chunk]:
     return [*chunks, mark]
 
 
-def defined(spec: Join, runs: dict[str, list[Run]], decisions: Sequence[Decision] = ()) -> dict[int, bytes]:
+@dataclass(frozen=True)
+class Tick:
+    """What leaves at one."""
+
+    data: bytes
+    absent: frozenset[str]  # the inputs that are not there
+    missing: bool  # whether one is not, or rests on an interpolated sample
+
+
+def cleaned(item: Branch, runs: list[Run]) -> tuple[list[Chunk], set[int]]:
+    """An input as it is behind its steps, each on every whole run by itself, and which of these samples rest on interpolated ones."""
+    intake, *steps = item.chain.specs
+    chunks = list[Chunk]()
+    for chunk in run(intake, one_chunk_a_run(runs)):
+        if (
+            chunks
+            and item.rate != "0"
+            and (chunks[-1].header, chunks[-1].end_index) == (chunk.header, chunk.first_index)
+        ):
+            chunks[-1] = replace(chunks[-1], data=np.concatenate((chunks[-1].data, chunk.data)))
+        else:
+            chunks.append(chunk)
+    there = {one.first + int(i) for one in runs for i in np.flatnonzero(np.isfinite(one.data).all(1))}
+    between = [i for chunk in chunks for i in range(chunk.first_index, chunk.end_index) if i not in there]
+    for step in steps:  # no filter reaches into a gap: what it keeps for more comes at the end alone
+        last = chunks[-1:]
+        chunks = [out for chunk in chunks for out in run(step, [chunk], end=chunk in last)]
+    fmt = item.output({})
+    rows = [i for chunk in chunks for i in range(chunk.first_index, chunk.end_index)]
+    beneath = {i: (i * fmt.step, i * fmt.step + fmt.span) for i in rows}
+    rest = {i for i, (start, stop) in beneath.items() if any(start < k + 1 and k < stop for k in between)}
+    return chunks, rest
+
+
+def defined(spec: Join, runs: dict[str, list[Run]], decisions: Sequence[Decision] = ()) -> dict[int, Tick]:
     """By tick, what leaves, from the definition: exact times, one tick and one sample at a time."""
-    rate, clean = Fraction(spec.rate), {}
+    rate, clean, rests = Fraction(spec.rate), dict[str, list[Chunk]](), dict[str, set[int]]()
     for item in spec.branches:
-        clean[item.stream] = run(item.chain, one_chunk_a_run(runs[item.stream]))
+        clean[item.stream], rests[item.stream] = cleaned(item, runs[item.stream])
     first = next((d for d in decisions if d.origin_ns is not None), None)
     order = sorted(spec.branches, key=lambda b: (b.rate == "0", b.stream != spec.grid))
     grid = next((clean[b.stream][0] for b in order if clean[b.stream]), None)
@@ -192,10 +231,11 @@ def defined(spec: Join, runs: dict[str, list[Run]], decisions: Sequence[Decision
         tick = math.ceil(Fraction(grid.start_ns - origin) * rate / 10**9)
     else:
         return {}
-    values, lasts = {}, [tick]
+    values, lasts, on_filled = {}, [tick], set[int]()
     for item in spec.branches:
         if item.rate != "0":
-            values[item.stream], last = sampled(item, clean[item.stream], origin, rate, tick)
+            values[item.stream], under, last = sampled(item, clean[item.stream], origin, rate, tick)
+            on_filled |= {k for k, numbers in under.items() if not rests[item.stream].isdisjoint(numbers)}
             lasts.append(last)
             continue
         points = [(t, row) for c in clean[item.stream] for t, row in zip(stamps(c), c.data, strict=True)]
@@ -205,7 +245,7 @@ def defined(spec: Join, runs: dict[str, list[Run]], decisions: Sequence[Decision
     out = {}
     for k in range(tick, max(lasts)):
         rows = [None if is_void(decisions, b.stream, k) else values[b.stream].get(k) for b in spec.branches]
-        there = [row is not None and not np.isnan(row).all() for row in rows]
+        there = [row is not None for row in rows]
         reasons = [not is_no_reason(b) for b in spec.branches]
         if any(t and r for t, r in zip(there, reasons, strict=True)) and all(
             t or not b.required for t, b in zip(there, spec.branches, strict=True)
@@ -214,7 +254,22 @@ def defined(spec: Join, runs: dict[str, list[Run]], decisions: Sequence[Decision
                 row if row is not None else np.full(b.sampled(b.output({}), rate)[1], np.nan, np.float32)
                 for row, b in zip(rows, spec.branches, strict=True)
             ]
-            out[k] = np.concatenate(filled).astype(np.float32).tobytes()
+            absent = frozenset(b.stream for b, t in zip(spec.branches, there, strict=True) if not t)
+            data = np.concatenate(filled).astype(np.float32).tobytes()
+            out[k] = Tick(data, absent, bool(absent) or k in on_filled)
+    return out
+
+
+def windows_defined(ticks: dict[int, Tick], length: int, hop: int) -> list[tuple[int, bytes, float, tuple[str, ...]]]:
+    """Where windows begin, what they hold, what share of their ticks is missing, and which inputs are absent in them."""
+    out = list[tuple[int, bytes, float, tuple[str, ...]]]()
+    for start in sorted(k for k in ticks if k % hop == 0):
+        held = [ticks[k] for k in range(start, start + length) if k in ticks]
+        if len(held) == length:
+            absent = tuple(sorted(set[str]().union(*(tick.absent for tick in held))))
+            out.append(
+                (start, b"".join(tick.data for tick in held), sum(tick.missing for tick in held) / length, absent)
+            )
     return out
 
 
@@ -265,9 +320,11 @@ def segments(chunks: list[Chunk]) -> list[tuple[Header, dict[int, Any]]]:
     return out
 
 
-def sampled(item: Branch, chunks: list[Chunk], origin: int, rate: Fraction, first: int) -> tuple[dict[int, Any], int]:
-    """A branch's value at each tick that it decides, and the first tick that it does not."""
-    out: dict[int, Any] = {}
+def sampled(
+    item: Branch, chunks: list[Chunk], origin: int, rate: Fraction, first: int
+) -> tuple[dict[int, Any], dict[int, range], int]:
+    """A branch's value at each tick that it decides, the samples beneath it, and the first tick that it does not decide."""
+    out, under = dict[int, Any](), dict[int, range]()
     tick, parts = first, segments(chunks)
     for number, (header, rows) in enumerate(parts):
         following = parts[number + 1] if number + 1 < len(parts) else None
@@ -278,10 +335,19 @@ def sampled(item: Branch, chunks: list[Chunk], origin: int, rate: Fraction, firs
             if times[0] >= end_ns and rests_to(item, header, *times) > max(rows):
                 break
             value = at_tick(item, header, rows, *times)
+            under[tick] = range(rests_from(item, header, *times), rests_to(item, header, *times) + 1)
             if value is not None:
                 out[tick] = value
             tick += 1
-    return out, tick
+    return out, under, tick
+
+
+def rests_from(item: Branch, header: Header, now: int, then: int) -> int:
+    """The first sample that a tick rests on, by number."""
+    after = math.ceil(Fraction(now - header.origin_ns) * header.format.rate / 10**9)
+    if item.sample in ("mean", "count", "block"):
+        return after
+    return rests_to(item, header, now, then) if item.sample != "linear" or header.time_ns(after) == now else after - 1
 
 
 def rests_to(item: Branch, header: Header, now: int, then: int) -> int:
@@ -326,20 +392,32 @@ def came(items: list[Any]) -> dict[int, bytes]:
     return {key[-1]: value[-1] for key, value in outputs(items).items()}
 
 
+def told(windows: list[Any]) -> list[tuple[int, bytes, float, tuple[str, ...]]]:
+    return [(w.start_index, w.data.tobytes(), w.missing, w.absent) for w in windows]
+
+
+def followed(pick: random.Random, spec: Join, wanted: dict[int, Tick]) -> tuple[Chain | Join, Any, Any]:
+    """The join with or without windows behind it, how what leaves is read, and what is defined of that."""
+    if pick.random() < 0.5:
+        return spec, came, {k: tick.data for k, tick in wanted.items()}
+    length, hop = pick.randint(1, 12), pick.randint(1, 12)
+    return Chain((spec, Windows(length, hop))), told, windows_defined(wanted, length, hop)
+
+
 def campaign(seed: int) -> None:
     """Any cut and any interleaving, with a crash anywhere, give what is defined."""
     pick = random.Random(seed)
     spec, runs = joined(pick)
-    wanted = defined(spec, runs)
+    whole, read, wanted = followed(pick, spec, defined(spec, runs))
     feed = interleaved(pick, [ended(marked(pick, cut(pick, runs[b.stream])), b) for b in spec.branches])
-    stage, items = spec.build(), list[Any]()
+    stage, items = whole.build(), list[Any]()
     for chunk in feed:
         if pick.random() < 0.1:
-            kept, stage = stage.snapshot(), spec.build()
+            kept, stage = stage.snapshot(), whole.build()
             stage.restore(kept)
             assert stage.snapshot() == kept
         items += stage.push(chunk)
-    assert came(items) == wanted
+    assert read(items) == wanted
 
 
 @settings(max_examples=300, deadline=None)
@@ -361,14 +439,13 @@ def decided(seed: int) -> None:
         if (decision := a_decision(pick, stage)) is not None:
             decisions.append(decision)
             items += stage.decide(decision)
-    wanted = defined(spec, runs, decisions)
-    assert came(items) == wanted
-    again = spec.build()
+    defined_ticks = defined(spec, runs, decisions)
+    assert came(items) == {k: tick.data for k, tick in defined_ticks.items()}
+    whole, read, wanted = followed(pick, spec, defined_ticks)
+    again = whole.build()
     known = [item for decision in decisions for item in again.decide(decision)]
-    assert (
-        came(known + run_again(pick, again, [ended(marked(pick, cut(pick, runs[b.stream])), b) for b in spec.branches]))
-        == wanted
-    )
+    queues_again = [ended(marked(pick, cut(pick, runs[b.stream])), b) for b in spec.branches]
+    assert read(known + run_again(pick, again, queues_again)) == wanted
 
 
 def a_decision(pick: random.Random, stage: Any) -> Decision | None:
