@@ -292,7 +292,8 @@ def fusion_operator(fusion: FusionRecipe, names: Names) -> Any:
     members, topic = {table.events for table in fusion.input}, names.of("events")
 
     def item(record: Any) -> tuple[str, Event] | None:
-        if read_object(record.value).get("recipe") not in members:
+        recipe = read_object(record.value).get("recipe")
+        if not isinstance(recipe, str) or recipe not in members:
             return None
         event = Event.from_json(record.value)
         return None if event.head else (event.session, event)

@@ -24,7 +24,8 @@ from kymo.streams.events import Event, event_id
 from kymo.streams.recording import Recording
 
 #: Events of a recipe that are kept while those of the first are awaited; then the oldest go.
-KEPT = 4096
+KEPT_BYTES = 4 * 2**20
+_EVENT_BYTES, _CLASS_BYTES = 600, 60  # of an event as it is stored, about
 #: After so long without any event nothing is kept: what came may be of windows whose own recipe is behind by as much.
 FORGOTTEN_NS = 3_600 * 10**9
 
@@ -41,7 +42,7 @@ class Fusion:
         self._idle_ns = {t.events: own_ns[t.events] + int(t.idle_s * 1e9) for t in recipe.input}
         self._weights = {t.events: t.weight for t in recipe.input}
         self._windows: deque[Event] = deque()  # of the first, not fused yet
-        self._events: dict[str, deque[Event]] = {name: deque(maxlen=KEPT) for name in self._others}
+        self._events: dict[str, deque[Event]] = {name: deque() for name in self._others}
         self._newest: dict[str, tuple[int, int, int]] = {}  # by recipe: first sample, start, end
         self._came_ns: dict[str, int] = {}  # by recipe, when one last came, as far as this life knows
         self._awake_ns = 0
@@ -63,6 +64,10 @@ class Fusion:
         self._came_ns[name] = now_ns
         self._silent.discard(name)
         (self._windows if name == self._first else self._events[name]).append(item)
+        if name != self._first:
+            most = KEPT_BYTES // (len(self._others) * (_EVENT_BYTES + _CLASS_BYTES * len(item.probabilities)))
+            while len(self._events[name]) > most:
+                self._events[name].popleft()
         return self._advance(lambda *_: False)
 
     def tick(self, now_ns: int) -> list[Event]:

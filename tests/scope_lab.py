@@ -42,6 +42,7 @@ class ItemLife:
         self.log, self.clock = log, clock
         self.scopes = Scopes(0, operator, lambda: clock[0], pytest.fail)
         self.scopes.load(log.left())
+        self.asked: dict[TopicPartition, int] = {}  # where the inputs ended when the time was asked
         self.waiting: deque[tuple[Scope, Finding]] = deque()
         self.sent: deque[tuple[Scope, Finding, int]] = deque()
 
@@ -58,8 +59,10 @@ class ItemLife:
         return len(records)
 
     def tick(self) -> None:
-        if self.scopes.rings:
-            self.scopes.tick({tp: self.log.visible.get(tp, 0) for tp in self.log.inputs})
+        if self.scopes.asks:
+            self.asked = {tp: self.log.visible.get(tp, 0) for tp in self.log.inputs}
+            self.scopes.ask(self.clock[0], self.asked)
+        self.scopes.tick()
 
     def store(self, crash_after: int = 99, *, heard: bool = True, timed: bool = True) -> bool:
         """Store what is due; False if it crashed on the way, perhaps before it heard of what is stored."""

@@ -114,17 +114,18 @@ class EventAgent(Member):
 
     async def commit(self, timed: bool = True) -> None:
         """Publish what was found, once it is stored; `timed`, tell the time before, and commit what nothing needs any more."""
-        life, ends = self._life, dict[Scopes, dict[TopicPartition, int]]()
+        life = self._life
         if timed:
             self._timed_s = time.monotonic()
-            for scopes in [scopes for scopes in self.partitions.values() if scopes.rings]:
+            for scopes in [scopes for scopes in self.partitions.values() if scopes.asks]:
+                asked_ns = self._now_ns()
                 limits = await self._runtime.read_back.limits(scopes.next_offset)
-                ends[scopes] = {tp: end for tp, (_, end) in limits.items()}
+                scopes.ask(asked_ns, {tp: end for tp, (_, end) in limits.items()})
         async with self._turn:
             if life != self._life or self._holding:
                 return
-            for scopes, stood in ends.items():
-                scopes.tick(stood)
+            for scopes in self.partitions.values():
+                scopes.tick()
             await self._publish(timed)
             if timed:
                 await self._commit_offsets()

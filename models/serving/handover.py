@@ -323,14 +323,14 @@ class Commits:
             if due := partition.snapshots():
                 # Compressing takes its time, and other things must go on.
                 snapshots = await loop.run_in_executor(None, _make, [make for _, make in due])
-                records = [
+                records = (
                     self._record(partition, session, snapshot)
                     for (session, _), snapshot in zip(due, snapshots, strict=True)
-                ]
-                self._outbox.put(state, partition.number, records)
+                )
+                self._outbox.put(state, partition.number, [record for record in records if record is not None])
         await self._outbox.settled(state, self._runtime.names.of("rejected"))
 
-    def _record(self, partition: Partition, session: Session, snapshot: SessionSnapshot | None) -> Outgoing:
+    def _record(self, partition: Partition, session: Session, snapshot: SessionSnapshot | None) -> Outgoing | None:
         value = snapshot.encode() if snapshot is not None else None
         size = len(value or b"") if snapshot is None or snapshot.memory else MEMORY_MAX
         if snapshot is not None and size > BYTES_MAX:
@@ -338,12 +338,17 @@ class Commits:
                 self._large.add(session.name)
                 again = "its open window is read again from its topic, for as long as that keeps it"
                 if isinstance(partition, JoinedPartition):
-                    again = "what its inputs have in common is lost, and it goes on with what comes"
+                    again = (
+                        "all since it was last small enough is read again from its topics, for as long as those keep it"
+                    )
                 self._runtime.tell(
                     f"{self._operator().recipe}: session {session.name} holds {size / MIB:.1f} MiB, more than the "
                     f"{BYTES_MAX / MIB:.1f} MiB that a snapshot may have: after a restart {again}; shorter windows or fewer channels "
                     "avoid it"
                 )
+            if isinstance(partition, JoinedPartition):
+                partition.put_off(session)  # nothing else says what was taken, so nothing is committed past it
+                return None
             session.large, snapshot = True, snapshot.light()
             value = snapshot.encode()
         done = partial(_stored, partition, session, snapshot)

@@ -242,6 +242,10 @@ class JoinedPartition(Partition):
                     pending += self._hear(session, decision)
         return pending
 
+    def put_off(self, session: Session) -> None:
+        """Try later to store a session that is too large for it now; until then it holds the commit."""
+        session.not_before_s = self._now_s() + SNAPSHOT_S
+
     def _session(self, name: str, takes_from: int) -> JoinedSession:
         return JoinedSession(name, self.chain.build(), self._outputs, self._digest, takes_from)
 

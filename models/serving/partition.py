@@ -387,7 +387,7 @@ class Partition:
         for session in late | quiet | self._touched:
             if size >= PACKED:
                 break
-            if session.pending or session is self._pushing:
+            if session.pending or session is self._pushing or now_s < session.not_before_s:
                 continue
             if session in quiet and session.unchanged and session.name in self._stored:
                 self._unload(session)

@@ -175,6 +175,7 @@ class Scopes:
         self._fresh: dict[Scope, None] = {}  # those that have found something that is in no stored snapshot
         self._released: deque[tuple[Scope, Finding]] = deque()
         self._alarms: list[tuple[int, int, Scope]] = []
+        self._asked: tuple[int, Mapping[TopicPartition, int]] | None = None  # when, and where the inputs ended
         self._order = count()
 
     def topic_id(self, topic: str) -> str:
@@ -256,15 +257,19 @@ class Scopes:
             heapq.heappush(self._alarms, (due_ns, next(self._order), scope))
 
     @property
-    def rings(self) -> bool:
-        """Whether a machine may want to be told the time."""
-        return bool(self._alarms) and self._alarms[0][0] <= self._now_ns()
+    def asks(self) -> bool:
+        """Whether it is to be found out where the inputs end, since a machine may want to be told the time."""
+        return self._asked is None and bool(self._alarms) and self._alarms[0][0] <= self._now_ns()
 
-    def tick(self, ends: Mapping[TopicPartition, int]) -> None:
-        """Tell the time to those that want it, if all is taken that stood in the inputs, which ended there, when it was asked."""
-        if any(self.next_offset[tp] < end for tp, end in ends.items()):
+    def ask(self, asked_ns: int, ends: Mapping[TopicPartition, int]) -> None:
+        """Hear where the inputs ended at that time, or later; what comes behind is of no account, and never ends."""
+        self._asked = asked_ns, ends
+
+    def tick(self) -> None:
+        """Tell the time to those that want it, as of when it was asked where the inputs end, if all that stood there is taken."""
+        if self._asked is None or any(self.next_offset[tp] < end for tp, end in self._asked[1].items()):
             return
-        now_ns, ringing = self._now_ns(), list[Scope]()
+        (now_ns, _), self._asked, ringing = self._asked, None, list[Scope]()
         while self._alarms and self._alarms[0][0] <= now_ns:
             at_ns, _, scope = heapq.heappop(self._alarms)
             if at_ns == scope.alarm_ns and self.scopes.get(scope.name) is scope:

@@ -88,6 +88,7 @@ class Session:
         self.stored_upto = -1  # the stored snapshot holds everything up to this offset; -1: none is stored
         self._whole = True  # whether the stored snapshot has this chain's memory, or can have it
         self.large = False  # its memory does not fit into a snapshot
+        self.not_before_s = 0.0  # when a snapshot may be tried again
         # (first index, offset) of the first chunk behind the stored snapshot
         self._since: tuple[int, int] | None = None
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from joined_lab import JOINS, NAMES, SPARSE, JoinedLife, JoinedLog, campaign, joined_operator
 from memory_kafka import MemoryKafka, Worker, until
 
-from kymo.models.serving import joined
+from kymo.models.serving import handover, joined
 from kymo.models.serving.joined import decisions_from_json, decisions_to_json
 from kymo.models.serving.partition import Limits
 from kymo.processors.chain import Chain
@@ -107,7 +107,10 @@ def test_decisions_of_another_join_are_passed_over() -> None:
         decisions_from_json(b'{"join": 1}', chain)
 
 
-def test_an_input_dies_and_returns_while_workers_come_and_go() -> None:
+@pytest.mark.parametrize("most", [None, 100])  # bytes of a snapshot: none is small enough
+def test_an_input_dies_and_returns_while_workers_come_and_go(most: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "BYTES_MAX", most or handover.BYTES_MAX)
+    monkeypatch.setattr(joined, "SNAPSHOT_THINGS", 5)
     spec, codec = JOINS[0], ChunkCodec()
     chain, headers = Chain((spec, Windows(6, 3))), [Header("s", 0, b.raw) for b in spec.branches]
     data = [np.random.default_rng(i).standard_normal((400, 1)).astype(np.float32) for i in range(2)]
@@ -129,6 +132,7 @@ def test_an_input_dies_and_returns_while_workers_come_and_go() -> None:
                     lambda: b"decisions" in b"".join(r.key for r in kafka.logs[TopicPartition(NAMES.of("state"), 0)])
                 )
             if number % 12 == 11:
+                await worker.agent.commit()
                 await worker.stop()
                 lines += worker.lines
                 worker = Worker(kafka, joined_operator(spec), NAMES)
@@ -154,8 +158,9 @@ def test_an_input_dies_and_returns_while_workers_come_and_go() -> None:
         assert len(events) == len({e["start_index"] for e in events})
         assert {e["start_index"]: e["holds"] for e in events} == wanted
         assert any(decision.stop is None for decision in decided)
+        assert (most is not None) == any("that a snapshot may have" in line for line in lines)
         of_b = [line for line in lines + worker.lines if line.startswith("two: input b of session s is ")]
-        assert of_b[:2] == [
+        assert most is not None or of_b[:2] == [
             f"two: input b of session s is {what}" for what in ("silent, not waited for any more", "back")
         ]
 

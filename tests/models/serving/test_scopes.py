@@ -143,6 +143,21 @@ def left_out(rule: str) -> Any:
     return stack
 
 
+def test_the_time_is_told_on_a_topic_that_never_stands_still() -> None:
+    tp, clock = TopicPartition("in", 0), [10**18]
+    items = [("quiet", "0.1"), *(("busy", f"0.{i}") for i in range(5, 500, 5))]
+    log = ItemLog({tp: items}, False)
+    life = ItemLife(log, OPERATOR, clock)
+    for come in range(2, len(items), 2):  # two come while one is read, all the time
+        log.visible = {tp: come}
+        life.read(tp, 1 if come % 6 else 4)
+        life.tick()
+        life.store()
+        life.publish(10)
+        clock[0] += SECOND_NS // 10
+    assert [found.id for found in log.found] == ["quiet/0.1"]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**32))
 def test_crashes_anywhere(seed: int) -> None:
