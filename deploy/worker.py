@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import multiprocessing
 import os
 import re
 import signal
@@ -341,6 +342,9 @@ def _restart() -> None:
     if len(recent) >= _RESTARTS_MAX:
         say(f"began again {len(recent)} times within {_RESTARTS_S:g} s; giving up")
         os._exit(1)
+    for child in multiprocessing.active_children():  # what is slow is done there
+        child.kill()
+        child.join(1)
     os.environ[_RESTARTS] = ",".join([*recent, f"{now_s:.1f}"])
     for descriptor in os.listdir("/dev/fd"):  # librdkafka leaves pipes open to the next
         with contextlib.suppress(OSError):

@@ -226,11 +226,11 @@ class Agent(Member):
         await self._wait_for(lambda: self._loading is None or self._loading.done())
 
     async def on_stop(self) -> None:
+        for task in self._asides:
+            task.cancel()
         try:
             await super().on_stop()
         finally:
-            for task in self._asides:
-                task.cancel()
             if self.operator.processes is not None:
                 self.operator.processes.close()
             if self.operator.shadow is not None:
@@ -376,10 +376,14 @@ class Agent(Member):
                 await self._commits.store_snapshots()
                 self._raise_failure()
                 await self._commits.commit_offsets()
-                for partition in [p for p in self.partitions.values() if isinstance(p, JoinedPartition)]:
-                    decided = await self._commits.store_decisions(partition)
-                    self._raise_failure()
-                    for session, decision in decided:
-                        self._add(partition, partition.decide(session, decision))
-                    self._tell_decided(partition, [(session.name, decision) for session, decision in decided])
+        for partition in [p for p in self.partitions.values() if isinstance(p, JoinedPartition)]:
+            ends = await self._commits.ends(partition)  # others go on meanwhile
+            async with self._turn:
+                if life != self._life or self._holding:
+                    break
+                decided = await self._commits.store_decisions(partition, ends)
+                self._raise_failure()
+                for session, decision in decided:
+                    self._add(partition, partition.decide(session, decision))
+                self._tell_decided(partition, [(session.name, decision) for session, decision in decided])
         await self._wake()

@@ -15,7 +15,7 @@ from typing import Any
 
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from kymo.models.serving.handover import LIFE, Commits, life_of, note, valid_commits
+from kymo.models.serving.handover import LIFE, Commits, last_offset, life_of, note, valid_commits
 from kymo.models.serving.member import Member
 from kymo.models.serving.runtime import Outgoing, Runtime
 from kymo.models.serving.scopes import EventOperator, Finding, Scope, Scopes, ScopesHandover, ScopeSnapshot
@@ -120,7 +120,7 @@ class EventAgent(Member):
             for scopes in [scopes for scopes in self.partitions.values() if scopes.asks]:
                 asked_ns = self._now_ns()
                 limits = await self._runtime.read_back.limits(scopes.next_offset)
-                scopes.ask(asked_ns, {tp: end for tp, (_, end) in limits.items()})
+                scopes.ask(asked_ns, {tp: last_offset(limit) for tp, limit in limits.items()})
         async with self._turn:
             if life != self._life or self._holding:
                 return
@@ -162,7 +162,8 @@ class EventAgent(Member):
 
     def _published(self, scopes: Scopes, scope: Scope, found: Finding, end: int) -> None:
         scopes.acknowledge(scope, found, end)
-        self._runtime.observer.emitted(time.time() - scope.sent_ms / 1000)
+        if scope.sent_ms:  # else nothing has come of it in this life
+            self._runtime.observer.emitted(time.time() - scope.sent_ms / 1000)
 
     async def _commit_offsets(self) -> None:
         offsets, owners = dict[TopicPartition, OffsetAndMetadata](), dict[TopicPartition, Scopes]()

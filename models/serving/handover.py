@@ -5,6 +5,7 @@ within the lease on the partitions; and what an earlier owner left of each.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,6 +31,7 @@ from kymo.streams.topics import BY_NAME, MIB
 
 _NOBODY = 2**31 - 1  # number of no replica: a leader then tells where its log ends, not what may be read of it
 _AGAIN_S = 15.0  # a topic that was deleted and made again is found within so long
+_ASK_S = 5.0  # how long is waited for a topic without a leader, before it is asked again
 _TURN_S = 0.01  # how long records are looked at before other tasks have their turn
 LIFE = "life"  # header of a snapshot: where `kymo.state` ended when its writer took over, and the group's generation
 
@@ -354,12 +356,22 @@ class Commits:
         done = partial(_stored, partition, session, snapshot)
         return Outgoing(self.key(session.name), value, [self.life(partition.state_end)], done)
 
-    async def store_decisions(self, partition: JoinedPartition) -> list[tuple[JoinedSession, Decision]]:
-        """Store what is to be decided of inputs that fell silent or are back; on return it is acknowledged (or has failed)."""
-        state, (asked_s, topics) = self._runtime.names.of("state"), partition.to_ask()
+    async def ends(self, partition: JoinedPartition) -> dict[str, tuple[int, float]]:
+        """Where topics end of which that must be known, and when it was asked; nothing where a topic has no leader for now."""
+        asked_s, topics = partition.to_ask()
         places = [TopicPartition(topic, partition.number) for topic in topics]
-        limits = await self._runtime.read_back.limits(places) if places else {}
-        due = partition.due({tp.topic: (end, asked_s) for tp, (_, end) in limits.items()})
+        if places:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ASK_S):
+                    limits = await self._runtime.read_back.limits(places)
+                    return {tp.topic: (last_offset(limit), asked_s) for tp, limit in limits.items()}
+        return {}
+
+    async def store_decisions(
+        self, partition: JoinedPartition, ends: Mapping[str, tuple[int, float]]
+    ) -> list[tuple[JoinedSession, Decision]]:
+        """Store what is to be decided of inputs that fell silent or are back; on return it is acknowledged (or has failed)."""
+        state, due = self._runtime.names.of("state"), partition.due(ends)
         for session, decision in due:
             decisions = [*partition.decisions.get(session.name, ()), decision]
             self._outbox.put(state, partition.number, [self._decisions(partition, session.name, decisions)])
@@ -433,6 +445,12 @@ class Commits:
         for topic, topic_id in ids.items():
             if topic_id and self._topic_ids.setdefault(topic, topic_id) != topic_id:
                 raise DeliveryError(f"topic {topic} was deleted and made again")
+
+
+def last_offset(limits: tuple[int, int]) -> int:
+    """Where a partition ends, from its first offset and its end; 0 where everything of it is deleted, so that nothing can be read."""
+    first, end = limits
+    return end if first < end else 0
 
 
 def _make(makers: Sequence[partial[SessionSnapshot] | None]) -> list[SessionSnapshot | None]:

@@ -23,7 +23,7 @@ from kymo.models.serving.partition import Partition, Pending
 from kymo.models.serving.sessions import GivenOutput, Session, TopicId, same_topic
 from kymo.models.serving.snapshots import Floor, Handover, SessionSnapshot, lowest
 from kymo.processors.chain import Chain
-from kymo.processors.join import Decision, JoinStage
+from kymo.processors.join import Decision, Join, JoinStage
 from kymo.processors.spec import chain_digest
 from kymo.processors.windows import WindowStage
 from kymo.streams.chunk import Chunk, Window
@@ -348,6 +348,11 @@ def decisions_from_json(value: bytes, chain: Chain) -> list[Decision]:
     told = read_object(value)
     try:
         decisions = [Decision(*decision) for decision in told["decisions"]]
-        return decisions if told["join"] == chain_digest("", chain.specs[0]) else []
+        if told["join"] != chain_digest("", join := chain.specs[0]):
+            return []
+        assert isinstance(join, Join)
+        if {decision.stream for decision in decisions} <= {branch.stream for branch in join.branches}:
+            return decisions
+        raise KeyError("stream")
     except (KeyError, TypeError) as error:
         raise MessageError(f"these are no decisions ({error!r})") from None

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from aiokafka.structs import TopicPartition
 
-from kymo.streams.errors import KymoError, MessageError
+from kymo.streams.errors import MessageError
 from kymo.streams.messages import read_object
 
 #: Records taken, and seconds since the first of them, after which a scope is stored although it has found nothing.
@@ -217,7 +217,7 @@ class Scopes:
             self.next_offset[tp] = record.offset + 1
             try:
                 item = self._operator.item(record)
-            except KymoError as error:
+            except Exception as error:  # no record may end a worker, again at every start
                 self.counts["unmatched"] += 1
                 self._tell(f"{self._operator.recipe}: {tp.topic}/{tp.partition} at {record.offset}: {error}; left out")
                 continue

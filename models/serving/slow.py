@@ -59,7 +59,8 @@ class Lanes:
     @property
     def nbytes(self) -> int:
         """Size of the outputs that are given and not yet published."""
-        return sum(given.pending.output.nbytes for lane in self._lanes.values() for given in lane)
+        lanes = (given for lane in self._lanes.values() for given in lane)
+        return sum(given.pending.output.nbytes + len(given.value or b"") for given in lanes)
 
     def give(self, batch: Iterable[tuple[Partition, Pending]], encode: Callable[[Chunk], bytes]) -> None:
         """Have a batch done; end marks, of which there is nothing to do, are encoded as they are."""

@@ -7,6 +7,8 @@ import json
 import random
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -141,6 +143,20 @@ def left_out(rule: str) -> Any:
     for owner, name, change in changes.get(rule, []):
         stack.enter_context(mock.patch.object(owner, name, change))
     return stack
+
+
+def test_no_record_ends_an_owner() -> None:
+    def item(record: Any) -> tuple[str, str]:
+        return record.value["session"], record.value["item"]
+
+    told = list[str]()
+    owner = Scopes(0, replace(OPERATOR, item=item), lambda: 10**18, told.append)
+    tp = TopicPartition("in", 0)
+    owner.load(ScopesHandover({tp: 0}))
+    values = [{"session": []}, {}, None, 7, *({"session": "s", "item": f"0.{i}"} for i in (1, 2, 3))]
+    owner.take(tp, [SimpleNamespace(offset=i, value=value, timestamp=0) for i, value in enumerate(values)])
+    assert [line.split(":")[1] for line in told] == [f" in/0 at {i}" for i in range(4)]
+    assert [list(scope.outbox) for scope in owner.scopes.values()] == [["s/0.1"]]
 
 
 def test_the_time_is_told_on_a_topic_that_never_stands_still() -> None:
