@@ -38,6 +38,11 @@ class MemoryKafka:
         self.appended(topic)
         return len(log) - 1
 
+    def committed(self, topic: str, partition: int = 0) -> int:
+        """Where a partition's commit stands; -1 where there is none."""
+        commit = self.commits.get(TopicPartition(topic, partition))
+        return -1 if commit is None else commit.offset
+
     def values(self, topic: str) -> list[bytes]:
         return [r.value for tp, log in sorted(self.logs.items()) for r in log if tp.topic == topic]
 

@@ -88,7 +88,7 @@ def test_recipes_of_other_windows_share_a_job_and_a_topic_and_say_what_they_say_
                 kafka.commits.clear()  # those of another group
             worker.start(source)
             if life:
-                await until(lambda source=source: kafka.commits[source].offset == len(kafka.logs[source]))
+                await until(lambda source=source: kafka.committed(*source) == len(kafka.logs[source]))
             else:
                 goal = len(kafka.values(operator.topic)) + 5
                 await until(lambda topic=operator.topic, goal=goal: len(kafka.values(topic)) >= goal)

@@ -153,7 +153,7 @@ def test_an_odd_record_is_rejected_once_whatever_restarts(commit_every_s: float)
                     Header(f"late{turn}", 0, recipe().input_format()), 0, np.ones((9, 2), np.float32), None, True
                 )
                 kafka.append(INPUT.topic, 0, late.session.encode(), ChunkCodec().encode(late))
-                await until(lambda: INPUT in kafka.commits and kafka.commits[INPUT].offset == len(kafka.logs[INPUT]))
+                await until(lambda: kafka.committed(*INPUT) == len(kafka.logs[INPUT]))
                 await worker.stop()
             worker.producer.may.clear()
             worker.agent._outbox.close()  # as kill -9 does

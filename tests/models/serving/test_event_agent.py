@@ -57,7 +57,7 @@ def test_a_rule_over_all_sessions_while_its_owner_comes_goes_and_dies(seed: int)
 
         def is_silent() -> bool:
             clock[0] += SECOND_NS // 100
-            taken = all(kafka.commits[tp].offset == len(kafka.logs[tp]) for tp in INPUTS if kafka.logs[tp])
+            taken = all(kafka.committed(*tp) == len(kafka.logs[tp]) for tp in INPUTS if kafka.logs[tp])
             return taken and b'"silent"' in kafka.values(OUT)[-1]
 
         await until(is_silent)

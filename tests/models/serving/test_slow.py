@@ -161,7 +161,7 @@ def test_what_is_dropped_stays_dropped_wherever_a_worker_ends(seed: int) -> None
         stage, source = BEHIND.build(), TopicPartition("t.pose", 0)
         worker = Worker(kafka, model_operator(), NAMES)
         worker.start(source)
-        await until(lambda: source in kafka.commits and kafka.commits[source].offset == len(chunks))
+        await until(lambda: kafka.committed(*source) == len(chunks))
         await worker.stop()
         assert kafka.values("t.events") == [described(window) for chunk in chunks for window in stage.push(chunk)]
 
@@ -179,7 +179,7 @@ def test_what_is_live_and_too_old_is_dropped_and_counted_and_a_replay_is_not() -
         worker = Worker(kafka, slow_operator(Pretended(Sluggish(), random.Random(1)), 5.0), NAMES)
         worker.start(TopicPartition(INPUT, 0))
         await until(lambda: ended(kafka, "live", "replayed"))
-        await until(lambda: kafka.commits[TopicPartition(INPUT, 0)].offset == 18)
+        await until(lambda: kafka.committed(INPUT) == 18)
         await worker.stop()
         assert [c.first_index for c in derived(kafka, "live")] == [0, 1, 4, 6, 7, 8]
         assert [c.first_index for c in derived(kafka, "replayed")] == list(range(9))
@@ -201,7 +201,7 @@ def test_a_frame_that_ends_two_processes_is_rejected_as_it_came(tmp_path: Path) 
         worker = Worker(kafka, slow_operator(Processes(spec, MADE_BY, 2, hung_s=1.0)), NAMES)
         worker.start(TopicPartition(INPUT, 0))
         await until(lambda: ended(kafka, "s"))
-        await until(lambda: kafka.commits[TopicPartition(INPUT, 0)].offset == 8)
+        await until(lambda: kafka.committed(INPUT) == 8)
         await worker.stop()
         assert [c.first_index for c in derived(kafka, "s")] == [0, 2, 4, 6, 7]
         rejected = kafka.logs[TopicPartition("t.rejected", 0)]
