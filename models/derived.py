@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -82,13 +83,15 @@ class DerivedFile:
             raise KymoError(f"{self._path}: cannot be written ({error.strerror or error})") from None
 
     def recordings(self, recordings: Iterable[Recording]) -> Iterator[Recording]:
-        """The same recordings, their raw streams written as they pass."""
+        """The same recordings, their raw streams written as they pass, side by side in time."""
         for recording in recordings:
+            parts = []
             for stream in recording.streams:
+                rate = stream.header.format.rate
                 if not stream.header.chain:
-                    rate = stream.header.format.rate
-                    for chunk in stream.chunks(max(1, round(rate * _RAW_CHUNK_S)) if rate else 1000):
-                        self._add(_NAMES.for_stream(chunk.stream), chunk, chunk.start_ns)
+                    parts.append(stream.chunks(max(1, round(rate * _RAW_CHUNK_S)) if rate else 1000))
+            for chunk in heapq.merge(*parts, key=lambda chunk: chunk.start_ns):
+                self._add(_NAMES.for_stream(chunk.stream), chunk, chunk.start_ns)
             yield recording
 
     def classify(self, windows: Sequence[Window], memories: Sequence[dict[str, Any]] | None = None) -> list[Event]:

@@ -24,6 +24,7 @@ from verbs import invoke
 
 import kymo
 from kymo.models.bundle import load_bundle
+from kymo.models.derived import DerivedFile
 from kymo.models.lengths import FirstSamples, doubt, lengths_of, sensors_of, widen
 from kymo.models.predict import BatchClassifier
 from kymo.models.run import Report, check_matched, run
@@ -405,6 +406,18 @@ def test_is_a_recording_itself(walk: Path, tmp_path: Path) -> None:
     assert [stream.header.format.stream for stream in again.streams] == ["imu"]
     assert run_shipped(out, "--write-derived", tmp_path / "again.mcap") == events
     assert (tmp_path / "again.mcap").read_bytes() == out.read_bytes()
+
+
+def test_streams_of_a_session_stand_side_by_side_in_time(recipe: Recipe, tmp_path: Path) -> None:
+    streams = [recording("s", 100, name).streams[0] for name in ("imu.left", "imu.right")]
+    with DerivedFile(tmp_path / "seen.mcap", Fake(recipe)) as seen:
+        assert len(list(seen.recordings([Recording("s", streams)]))) == 1
+    with (tmp_path / "seen.mcap").open("rb") as file:
+        stored = [message.log_time for _, _, message in make_reader(file).iter_messages(log_time_order=False)]
+    assert stored == sorted(stored)
+    assert len(stored) == 10
+    (back,) = read([tmp_path / "seen.mcap"])
+    assert [stream.data.tobytes() for stream in back.streams] == [stream.data.tobytes() for stream in streams]
 
 
 def test_a_failure_leaves_no_file(walk: Path, tmp_path: Path) -> None:
