@@ -425,7 +425,7 @@ class RecipeTables:
                 f"required = false: windows without `{table.stream}` hold nothing where it should be, which no model takes; add "
                 '[[window.steps]] step = "mask", or leave it out'
             )
-            refuse(not table.required and not masked, why, "input", i, "required")
+            refuse(not table.required and not masked and self.model, why, "input", i, "required")
 
     def _check_stateful(self) -> None:
         why = (

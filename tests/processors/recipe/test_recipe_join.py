@@ -38,7 +38,8 @@ FEET = joined(
     rate=50,
     steps=[{"step": "spectrogram", "nperseg": 16, "noverlap": 6}],
 )
-TWO = joined({"stream": "a", "rate_hz": 20}, {"stream": "b", "rate_hz": 4}, rate=20)
+MODEL = {"architecture": "minirocket"}
+TWO = joined({"stream": "a", "rate_hz": 20}, {"stream": "b", "rate_hz": 4}, rate=20, model=MODEL)
 
 
 def stream(name: str, rate: int, data: Array, origin_ns: int = 0, channels: Sequence[str] = ()) -> StreamData:
