@@ -354,19 +354,22 @@ def test_a_derived_stream_of_several_inputs_goes_on_over_lives() -> None:
         for first in range(0, 200, 50):
             worker = Worker(kafka, operator, NAMES)
             worker.start(*inputs)
-            for tp, items in zip(inputs, sent, strict=True):
-                for chunk in items if first == 150 else ():
-                    if chunk.first_index >= first:
+            for tp, items in [*zip(inputs, sent, strict=True)][::-1]:
+                for chunk in items:
+                    if first <= chunk.first_index and (first == 150 or chunk.first_index < first + 50):
                         kafka.append(tp.topic, 0, b"s", codec.encode(chunk))
-                for chunk in items if first < 150 else ():
-                    if first <= chunk.first_index < first + 50:
-                        kafka.append(tp.topic, 0, b"s", codec.encode(chunk))
+                if first == 100 and tp is inputs[1]:  # `b` is back, and that is decided before `a` goes on
+                    await until(lambda: any(d.stop is not None for d in decided()))
             reach = {0: 50, 50: 90, 100: 140, 150: 200}[first]
             await until(lambda reach=reach: sum(c.count for c in published()) >= reach)
             if first == 150:
                 await until(lambda: any(chunk.end for chunk in published()))
             await worker.stop()
             assert worker.failures == []
+
+    def decided() -> list[Decision]:
+        records = [r for r in kafka.logs[TopicPartition(NAMES.of("state"), 0)] if b".decisions" in r.key]
+        return decisions_from_json(records[-1].value, chain)
 
     def published() -> list[Chunk]:
         return [codec.decode(value) for value in kafka.values("t.joined")]
