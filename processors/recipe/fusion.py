@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 from kymo.processors.recipe.load import Recipe, load_recipe, recipe_file
-from kymo.processors.recipe.tables import Text, refuse
+from kymo.processors.recipe.tables import Text, check_name, refuse
 from kymo.processors.recipe.toml import Document
 from kymo.streams.errors import RecipeError
-from kymo.streams.files import RULE, is_file_name, read_text
+from kymo.streams.files import read_text
 from kymo.streams.recording import ReadOptions
-from kymo.streams.schema import Amount, Positive, Rules, SchemaError, Share
+from kymo.streams.schema import Amount, Positive, Rules, Share
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ class FusionTables:
     fusion: FusionTable = field(default_factory=FusionTable)
 
     def __post_init__(self) -> None:
-        if not is_file_name(self.name):
-            raise SchemaError(("name",), f"{RULE}, as it becomes part of ids and folders", self.name)
+        check_name(self.name)
         names = [table.events for table in self.input]
         for number, name in enumerate(names):
             refuse(name in names[:number], f"events of `{name}` are an input already", "input", number, "events")

@@ -48,6 +48,12 @@ def refuse(wrong: object, why: str, *where: str | int) -> None:
         raise SchemaError(where, why=why)
 
 
+def check_name(name: str) -> None:
+    """Refuse a recipe's name that cannot be part of ids and folders."""
+    if not is_file_name(name):
+        raise SchemaError(("name",), f"{RULE}, as it becomes part of ids and folders", name)
+
+
 @dataclass(frozen=True)
 class InputTable:
     """One ``[[input]]``: which stream the recipe takes."""
@@ -384,8 +390,7 @@ class RecipeTables:
     alerts: tuple[AlertTable, ...] = ()
 
     def __post_init__(self) -> None:
-        if not is_file_name(self.name):
-            raise SchemaError(("name",), f"{RULE}, as it becomes part of ids and folders", self.name)
+        check_name(self.name)
         self._check_inputs()
         why = '[labels] classes = false: then a head says what there is to say; add [[heads]] with kind = "number"'
         refuse(not self.labels.classes and all(head.kind != "number" for head in self.heads), why, "labels", "classes")
