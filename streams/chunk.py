@@ -92,7 +92,6 @@ class Chunk:
 
     @property
     def stream(self) -> str:
-        """The stream's name, ``kind[.place]``."""
         return self.header.format.stream
 
     @property

@@ -99,8 +99,6 @@ def event_id(recipe: str, session: str, start_index: int, head: str = "") -> str
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Which events to give."""
-
     recipe: str | None = None  # only this recipe's
     since: int | None = None  # only windows that end after this event time, Unix ns
     since_emitted: int | None = None  # only events that were published at or after this wall time, Unix ns

@@ -136,7 +136,6 @@ class StreamData:
 
     @property
     def count(self) -> int:
-        """Number of samples."""
         return len(self.data)
 
     @property

@@ -113,7 +113,6 @@ class Kind:
         return SchemaError((), self.words + "".join(f"; did you mean {text!r}?" for text in near), value)
 
     def take(self, value: Any) -> Any:
-        """The value as this kind has it."""
         base = self.base
         if base is Union:
             return self._one_of(value)

@@ -79,14 +79,12 @@ class Settings:
         return replace(self, prefix=prefix, partitions=self.run_partitions if of_run else self.partitions)
 
     def kafka_python(self) -> dict[str, Any]:
-        """Connection arguments for kafka-python's clients."""
         arguments = {"bootstrap_servers": self.brokers.split(","), "security_protocol": self.security_protocol}
         sasl = ("sasl_mechanism", "sasl_plain_username", "sasl_plain_password")
         files = {name: getattr(self, name) for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile")}
         return arguments | self._secured(sasl, files)
 
     def librdkafka(self) -> dict[str, Any]:
-        """Connection arguments for librdkafka's clients."""
         import ssl
 
         arguments = {"bootstrap.servers": self.brokers, "security.protocol": self.security_protocol}

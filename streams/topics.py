@@ -93,7 +93,6 @@ class Names:
         return f"{self.prefix}.{BY_NAME[name].name}"
 
     def for_stream(self, stream: str) -> str:
-        """Full name of the topic that carries a stream."""
         return self.of(topic_of(stream))
 
 

@@ -51,7 +51,6 @@ def export_recordings(
     tell: Tell = lambda _: None,
     events_of: Callable[[str], list[Event]] = lambda _: [],  # a session's
 ) -> Iterator[tuple[str, list[Path]]]:
-    """Write recordings, one after the other."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         for recording in recordings:

@@ -49,8 +49,6 @@ TOPICS = tuple(topic.name for topic in TABLE if topic.name not in ("state", "rej
 
 @dataclass(frozen=True, slots=True)
 class ArchivePlan:
-    """How an archive is written."""
-
     segment_bytes: int = 256 * MIB  # a segment is closed when its file is this large
     segment_s: float = 300.0  # … or when it has been open this long
     topics: tuple[str, ...] = TOPICS  # names in the table, without the prefix
@@ -83,8 +81,6 @@ class Span:
 
 @dataclass(slots=True)
 class Contents:
-    """What a segment says of itself."""
-
     prefix: str  # of the topics, and the Kafka cluster's id
     cluster: str = ""
     # by topic and partition; every partition that the archive knows, those without a record in this segment too

@@ -41,8 +41,6 @@ Stored = tuple[SegmentChannel | None, int, int, int, bytes]  # sequence, log and
 
 
 class ArchiveReader:
-    """The complete segments of an archive."""
-
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if not is_archive(folder):
@@ -104,7 +102,6 @@ class ArchiveReader:
 
 
 def read_archive(folder: Path, options: ReadOptions) -> Iterator[Recording]:
-    """Recordings of an archive, for :func:`kymo.streams.readers.read`."""
     yield from ArchiveReader(folder).recordings(options)
 
 

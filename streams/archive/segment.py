@@ -70,8 +70,6 @@ def _key_members(key: bytes) -> dict[str, str]:
 
 
 class SegmentWriter:
-    """Writes one segment."""
-
     def __init__(self, folder: Path, number: int, contents: Contents) -> None:
         self.path = segment_path(folder, number)
         self.partial = self.path.with_name(self.path.name + PARTIAL)

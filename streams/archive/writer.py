@@ -72,8 +72,6 @@ class ArchiveCounts:
 
 
 class Archive:
-    """The archive of one prefix."""
-
     def __init__(
         self,
         settings: Settings,

@@ -46,8 +46,6 @@ Finding = tuple[str, bool]
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """What :func:`ensure_topics` did and found."""
-
     created: tuple[str, ...]
     partitions: dict[str, int]  # partition count of every topic of the table, by full name
     findings: tuple[Finding, ...] = ()  # of topics that somebody else made
@@ -219,7 +217,6 @@ def _partition_counts(admin: Any, names: Names) -> dict[str, int]:
 
 
 def _against_table(admin: Any, settings: Settings, names: Names, counts: Mapping[str, int]) -> tuple[Finding, ...]:
-    """What of the topics that are there is not as the table says."""
     promises = broken_promises(names, settings_of(admin, list(counts)))
     return (*promises, *_counts_apart(names, counts, settings.partitions))
 
@@ -340,7 +337,6 @@ class Ends(NamedTuple):
 
 
 def ends_of(admin: Any, places: Sequence[Place]) -> dict[Place, Ends]:
-    """First offset and end of partitions."""
     partitions = [TopicPartition(*place) for place in places]
     if not partitions:
         return {}

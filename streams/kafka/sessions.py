@@ -120,8 +120,6 @@ def _end_mark(header: Header, at: int) -> Chunk:
 
 @dataclass(slots=True)
 class Deleted:
-    """What was done about one topic."""
-
     topic: str
     found: int = 0  # records of the session
     deleted: int = 0  # gone now (on compacted topics: superseded, and gone after the next compaction)
@@ -140,8 +138,6 @@ class Deleted:
 
 @dataclass(slots=True)
 class Deletion:
-    """What :func:`delete_session` did."""
-
     topics: list[Deleted] = field(default_factory=list)  # those that held records of the session
     # ends of the partitions that may hold records of the session, as of the start
     ends: dict[Place, int] = field(default_factory=dict)

@@ -32,8 +32,6 @@ _WHOLE = re.compile(r"(-?\d{1,19})\s*ns|(\d{16,19})")
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """How a file becomes labels."""
-
     session: str | None = None  # where the file does not say them
     set: str | None = None
     author: str | None = None

@@ -223,7 +223,6 @@ class Spans:
         self._ends: list[int] = []
 
     def add(self, start: int, end: int) -> None:
-        """Take an interval in."""
         if start >= end:
             return
         first, last = bisect_left(self._ends, start), bisect_right(self._starts, end)

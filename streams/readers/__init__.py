@@ -116,7 +116,6 @@ def _is_data_set(path: str | Path) -> bool:
 
 
 def _leave_out(errors: list[SourceError], tell: Callable[[str], None]) -> None:
-    """Say that files are left out, each once."""
     while errors:
         tell(f"{errors.pop(0)}; left out")
 

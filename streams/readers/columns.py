@@ -53,8 +53,6 @@ class Facts(NamedTuple):
 
 @dataclass(slots=True)
 class Block:
-    """Rows of a table."""
-
     rows: Int  # ``(n,)``, as a user counts them
     values: Array  # ``(n, channels)`` in the order of `channels`; NaN where missing
     texts: Mapping[str, Sequence[str]]  # each text column's n texts
@@ -97,8 +95,6 @@ class Table(ABC):
 
 
 class ColumnRoles:
-    """What each of a table's columns is."""
-
     def __init__(self, table: Table, options: ReadOptions) -> None:
         self._table, self._options, self._path = table, options, table.path
         self._names = [name for name in table.names if name]  # an empty one is no column

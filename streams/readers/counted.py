@@ -32,8 +32,6 @@ _MOST, _DENSE = 0.8, 1.5  # so many steps are the same; so much longer is the me
 
 
 class Counted(NamedTuple):
-    """What was counted."""
-
     rate: float  # samples per second, by the count
     numbers: Int  # number of each row, strictly increasing from 0
     late_s: float  # how far times lie from even ones
@@ -130,7 +128,6 @@ def _by_rows(since: Floats, rate: float | None) -> Counted | None:
 
 
 def _missing_before(since: Floats, rate: float) -> Floats:
-    """Samples missing before each row."""
     # More than one burst, however many rows have one stamp.
     around = max(_AROUND, 4 * len(since) // max(1, int(np.count_nonzero(np.diff(since)))))
     late_by = since * rate - np.arange(len(since))

@@ -36,7 +36,6 @@ _QUOTED = 2**20  # a cell with line breaks ends within so much, or its quote is 
 
 
 def read_csv(file: File, options: ReadOptions) -> Iterator[Recording]:
-    """Recordings of a CSV file."""
     with file.open() as raw:
         size = raw.seek(0, io.SEEK_END)
         raw.seek(0)
@@ -103,12 +102,10 @@ class _CsvTable(Table):
         self.later_notes += [f"`{name}` has its unit in its cells ({unit})" for name, unit in self.cell_units.items()]
 
     def first(self, name: str) -> Sequence[str]:
-        """Cells of a column's first rows, numbers as Python writes them."""
         at = self.names.index(name)
         return self._numbers.texts([row[at] for row in self._sample if len(row) > at], at)
 
     def blocks(self, roles: ColumnRoles) -> Iterator[Block]:
-        """All rows."""
         lines, first = self._lines_ahead
         while lines:
             block = self._block(lines, first, roles)

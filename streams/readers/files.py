@@ -35,14 +35,11 @@ if TYPE_CHECKING:
 
 
 class FileFormat(NamedTuple):
-    """A row of :data:`FORMATS`."""
-
     reader: str  # ``module:function`` that makes Recordings of a File and ReadOptions; loaded when it is needed
     suffixes: tuple[str, ...]
     holds: Callable[[bytes], bool] = lambda start: True  # whether a file is of that format, by its first bytes
 
     def read(self, file: File, options: ReadOptions) -> Iterator[Recording]:
-        """Recordings of a file."""
         module, _, function = self.reader.partition(":")
         recordings: Iterator[Recording] = getattr(import_module(module), function)(file, options)
         return recordings
@@ -77,7 +74,6 @@ class Disk:
         return [str(path) for path in sorted(Path(folder).rglob("*")) if path.is_file()]
 
     def open(self, path: str, mode: str = "rb") -> IO[Any]:
-        """An open file."""
         return open(path, mode)
 
     def unstrip_protocol(self, path: str) -> str:
@@ -90,8 +86,6 @@ DISK = Disk()
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file."""
-
     path: str  # as the user would name it
     # its session's name where nothing in it says otherwise: the stem, with its folders in front if several files
     # share the stem
@@ -106,36 +100,29 @@ class File:
 
     @property
     def place(self) -> PurePosixPath:
-        """Its path with slashes."""
         return PurePosixPath(self.path.replace("\\", "/"))
 
     @property
     def folder(self) -> str:
-        """Path of its folder."""
         return str(self.place.parent)
 
     @property
     def suffix(self) -> str:
-        """Lower-case suffix with its dot."""
         return self.place.suffix.lower()
 
     def beside(self, name: str) -> File:
-        """The file of that name in its folder."""
         return replace(self, path=str(self.place.with_name(name)), labels=None, stream="", part_of="")
 
     def open(self) -> IO[bytes]:
-        """The file's bytes."""
         try:
             return cast(IO[bytes], self.system.open(self.path, "rb"))
         except OSError as error:
             raise SourceError(f"cannot be opened ({error.strerror or error})", self.path) from None
 
     def exists(self) -> bool:
-        """Whether it is there."""
         return bool(self.system.isfile(self.path))
 
     def labels_file(self) -> File | None:
-        """Its labels JSON, if it is there."""
         paths = [self.labels or str(self.place.with_suffix(LABELS_SUFFIX))]
         paths += [f"{self.part_of}{LABELS_SUFFIX}"] if self.stream else []
         return next((labels for path in paths if (labels := File(path, self.session, self.system)).exists()), None)
@@ -208,7 +195,6 @@ def is_url(path: str | Path) -> bool:
 def _files_of(
     system: Any, place: str, path: str | Path, suffixes: Sequence[str], in_folders: Sequence[str]
 ) -> list[File]:
-    """Files of one path."""
     try:
         is_folder = system.isdir(place)
         names = system.find(place) if is_folder else [place] if system.isfile(place) else []
@@ -241,7 +227,6 @@ def _files_of(
 
 
 def _zipped(path: str, in_folders: Sequence[str]) -> list[File]:
-    """Files in a zip file that can be read."""
     folder = ZipFolder(Path(path))
     names = [name for name in folder.find("") if PurePosixPath(name).suffix.lower() in in_folders]
     return [File(name, system=folder, in_folder=True) for name in names]
@@ -275,8 +260,6 @@ Level = Annotated[str, Rules(enum=("none", "low", "high"))]
 
 @dataclass(frozen=True)
 class _Texts:
-    """What an experiment says for people."""
-
     description: str = ""
 
 
@@ -300,15 +283,11 @@ class _Segment:
 
 @dataclass(frozen=True)
 class _Distortion:
-    """A segment's distortion."""
-
     level: Level = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """What an experiment JSON says."""
-
     path: str  # file or URL
     dirname: str = ""  # folder of its recordings, or empty
     label_files: tuple[str, ...] = ()
@@ -373,7 +352,6 @@ def _check_members(content: Mapping[str, Any], path: str) -> None:
 
 
 def find_experiment(experiment: Experiment) -> list[File]:
-    """Its recordings, in its order."""
     system, place = _located(experiment.path)
     # Where files are looked for, in this order.
     here, inside = PurePosixPath(Path(place).as_posix()).parent, PurePosixPath(experiment.dirname.replace("\\", "/"))
@@ -418,7 +396,6 @@ def _looked_for(places: Sequence[str]) -> str:
 
 
 def _recording_of(labels: str, system: Any, folders: Sequence[PurePosixPath], path: str) -> str:
-    """The recording of a labels JSON."""
     file = PurePosixPath(labels)
     stem = file.name.removesuffix(LABELS_SUFFIX) if file.name.endswith(LABELS_SUFFIX) else file.stem
     places = list(dict.fromkeys([file.parent, *folders]))

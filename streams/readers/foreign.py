@@ -13,8 +13,6 @@ _ROWS = "save its rows as CSV or Parquet, a column a channel, and one of times, 
 
 
 class _Foreign(NamedTuple):
-    """A format."""
-
     name: str
     how: str  # to make a table of it
     suffixes: str = ""  # parted by spaces

@@ -40,8 +40,6 @@ _REST = 0.5  # so many neighbours are equal where a sensor lies still
 
 @dataclass(slots=True)
 class Grid:
-    """Numbers of a stream's samples."""
-
     rate: Fraction  # samples per second; 0 for an irregular stream
     origin_ns: int  # Unix time of sample 0
     rows: Int  # which input rows are kept, in the order of their times
@@ -67,11 +65,9 @@ class RowNumbers:
     stream: str = ""  # the stream's name
 
     def at(self, i: int) -> str:
-        """``row 17``."""
         return f"{self.word} {int(self.numbers[i])}"
 
     def error(self, message: str, i: int) -> SourceError:
-        """A SourceError at sample `i`."""
         if self.word == "row":
             return SourceError(message, self.path, int(self.numbers[i]))
         return SourceError(f"{self.stream}, {self.at(i)}: {message}", self.path)
@@ -114,7 +110,6 @@ class _Samples:
 
     @property
     def times(self) -> Int:
-        """Times in order."""
         return self._all_times[self.order]
 
     def _where(self, i: int) -> str:

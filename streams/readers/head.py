@@ -71,11 +71,9 @@ class TableHead:
     notes: list[str] = field(default_factory=list)  # what was passed over
 
     def pass_over(self, count: int) -> None:
-        """Let the table begin so many lines later."""
         self.row, self.below = self.row + count, self.below[count:]
 
     def samples(self) -> list[list[str]]:
-        """The first rows of cells."""
         return [_cells(line, self.delimiter) for line in self.below[:_SAMPLE_ROWS] if line.strip()]
 
     def tidy(self, lines: list[str]) -> list[str]:

@@ -70,8 +70,6 @@ def read_mcap(file: File, options: ReadOptions) -> Iterator[Recording]:
 
 
 class SortedMessages:
-    """Sorts messages by what they are."""
-
     def __init__(self, path: str, *, as_arrived: bool = False, requested: set[str] | None = None) -> None:
         self._path, self._codec, self._requested = path, ChunkCodec(), requested
         self._protobuf = ProtobufSchemas()
@@ -83,7 +81,6 @@ class SortedMessages:
         self._unread: Counter[str] = Counter()
 
     def add(self, schema: Schema | None, channel: Channel, message: Message) -> None:
-        """One message."""
         if schema is not None and schema.name == CHUNK_SCHEMA and channel.message_encoding == "protobuf":
             self.add_chunk(channel.topic, bytes(message.data))
         elif channel.message_encoding in ("json", "protobuf"):
@@ -92,11 +89,9 @@ class SortedMessages:
             self._unread[f"{channel.message_encoding or 'unnamed encoding'} on {channel.topic}"] += 1
 
     def notes(self) -> list[str]:
-        """What was not read."""
         return [f"{many(count, 'message')} not read: {brief(kind)}" for kind, count in sorted(self._unread.items())]
 
     def add_chunk(self, topic: str, raw: bytes) -> None:
-        """A Chunk message."""
         try:
             chunk = self._codec.decode(raw)
         except ChunkError as error:

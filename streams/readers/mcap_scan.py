@@ -37,8 +37,6 @@ Item = tuple[Schema | None, Channel, Message]
 
 
 class Scan:
-    """One pass over a file."""
-
     def __init__(self, raw: IO[bytes], path: str, *, empty: bool = False, limited: bool = True) -> None:
         self._raw, self._path, self._empty, self._limited = raw, path, empty, limited
         self._schemas: dict[int, Schema] = {}
@@ -58,7 +56,6 @@ class Scan:
         return {number: (channel, self._schemas.get(channel.schema_id)) for number, channel in self._channels.items()}
 
     def messages(self) -> Iterator[Item]:
-        """All whole messages."""
         count = 0
         # Channels as the summary has them: those in a damaged chunk are known all the same.
         with contextlib.suppress(Exception):  # a file that was cut has none, a damaged one gives any error

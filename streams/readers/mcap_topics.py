@@ -65,8 +65,6 @@ def _numbers(value: Any, way: str = "") -> Iterator[tuple[str, float]]:
 
 
 class TopicSamples:
-    """The messages of one topic."""
-
     def __init__(self, name: str, schema: Schema | None, path: str) -> None:
         self.name, self.unit = name, ""  # of all values, where the file says it
         self.stream = " ".join(name.split()).strip("/").replace("/", ".") or "sensor"
@@ -80,7 +78,6 @@ class TopicSamples:
         self._more = self._far = 0  # messages that have more numbers than the first, or a time beyond all
 
     def add(self, value: Mapping[str, Any], message: Message) -> None:
-        """One message."""
         values = value.get("values")
         if not isinstance(values, list):
             values = self._named(value)
@@ -184,7 +181,6 @@ class TopicSamples:
 
     @property
     def first(self) -> array[float]:
-        """The first sample."""
         return self._values[0]
 
     @property

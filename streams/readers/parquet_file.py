@@ -24,7 +24,6 @@ _TOGETHER_ROWS = 1_000_000  # larger files are given away session by session
 
 
 def read_parquet(file: File, options: ReadOptions) -> Iterator[Recording]:
-    """Recordings of a Parquet file."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -47,8 +46,6 @@ def read_parquet(file: File, options: ReadOptions) -> Iterator[Recording]:
 
 
 class _ParquetTable(Table):
-    """A file whose columns have types."""
-
     def __init__(self, content: Any, file: File) -> None:
         import pyarrow.types as kinds
 
@@ -68,7 +65,6 @@ class _ParquetTable(Table):
         return _texts(column.cast(pa.string()) if pa.types.is_timestamp(column.type) else column)
 
     def blocks(self, roles: ColumnRoles) -> Iterator[Block]:
-        """All rows."""
         for name in roles.channels:
             if name not in self.numeric and str(self._types[name]) != "bool":
                 raise SourceError(f"column `{name}` holds {self._types[name]}, expected numbers", self.path)

@@ -89,7 +89,6 @@ class _Gatherer:
                 yield from self._finish(key)
 
     def finish(self) -> Iterator[Recording]:
-        """The recordings that are left."""
         if not self._open and not self._done:
             raise SourceError("has a header but no whole row", self._path)
         for key in sorted(self._open, key=lambda key: self._open[key].kept_count > 0):

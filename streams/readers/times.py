@@ -340,7 +340,6 @@ class TimeColumn:
         return times
 
     def _read(self, texts: Sequence[str], row_numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Times of texts as they stand."""
         if self._digits:
             texts = [_FRACTION.sub(lambda match: f".{match[1]:0>{self._digits}}", text, count=1) for text in texts]
         if self._unit == NS and (quick := _small_seconds(texts)) is not None:
@@ -385,7 +384,6 @@ class TimeColumn:
         return times, [f"`{self.column}` {note}" for note in clock.notes]
 
     def _numbered(self, numbers: NDArray[np.int64], row_numbers: NDArray[np.int64], clock: Clock) -> NDArray[np.int64]:
-        """Times of samples that are counted."""
         assert self._rate
         size = next((size for size in (2**8, 2**16, _CHIP_CLOCK_SIZE) if numbers.max() < size), 0)
         by = max(1, int(np.median(np.abs(np.diff(numbers))))) if len(numbers) > 1 else 1

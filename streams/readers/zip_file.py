@@ -38,7 +38,6 @@ class ZipFolder:
         )
 
     def isfile(self, path: str) -> bool:
-        """Whether there is such a member."""
         return path in self._members
 
     def open(self, path: str, _: str = "rb") -> IO[bytes]:
@@ -66,5 +65,4 @@ class ZipFolder:
         return unpacked
 
     def unstrip_protocol(self, path: str) -> str:
-        """The path, as there is no protocol."""
         return path

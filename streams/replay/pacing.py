@@ -96,7 +96,6 @@ class Player:
 
     @property
     def paused(self) -> bool:
-        """Whether time stands still."""
         return self._paused_at_ns is not None
 
     @property

@@ -43,8 +43,6 @@ _ALIGNED = 64  # bytes
 
 @dataclass(slots=True)
 class ReplaySummary:
-    """What a replay did."""
-
     sessions: int = 0  # what was sent
     chunks: int = 0
     samples: int = 0

@@ -27,8 +27,6 @@ DAY_NS = 24 * 3600 * NS
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
-    """How recordings are replayed."""
-
     speed: float | None = 1.0  # seconds of event time a second; None for as fast as Kafka takes it
     loop: int = 1  # how many times, index and time going on; 0 for ever
     start_s: float = 0.0  # which part, in seconds from each session's first sample; no duration for all that follows
