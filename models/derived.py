@@ -16,13 +16,13 @@ from mcap.writer import CompressionType, Writer
 from numpy.typing import NDArray
 
 from kymo.models.predict import BatchClassifier
+from kymo.streams.archive.export import SCHEMAS, TEXT, TIME, json_channel, png, stamp, text_of
 from kymo.streams.archive.segment import chunk_schema
 from kymo.streams.chunk import Array, Chunk, Header, Window
 from kymo.streams.codec import CHUNK_SCHEMA, ChunkCodec
 from kymo.streams.errors import KymoError
 from kymo.streams.events import Event
 from kymo.streams.files import whole_file
-from kymo.streams.foxglove import SCHEMAS, TEXT, TIME, json_channel, png, stamp, text_of
 from kymo.streams.recording import Recording
 from kymo.streams.topics import Names
 

@@ -217,8 +217,6 @@ def _memory_order(strides: tuple[int, ...]) -> tuple[tuple[int, ...], int, tuple
 def sample_time_ns(origin_ns: int, rate: Fraction, index: int) -> int:
     """Unix time of sample `index`: ``origin_ns + index * 10**9 * den // num``.
 
-    Examples
-    --------
     >>> sample_time_ns(0, Fraction(30), 1)
     33333333
     """
@@ -228,8 +226,6 @@ def sample_time_ns(origin_ns: int, rate: Fraction, index: int) -> int:
 def index_at(origin_ns: int, rate: Fraction, time_ns: int) -> int:
     """Number of the first sample taken at or after `time_ns` (the inverse of :func:`sample_time_ns`, rounded up).
 
-    Examples
-    --------
     >>> index_at(0, Fraction(10), 250_000_000)
     3
     """

@@ -46,8 +46,6 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # a line feed, say, en
 class ChunkCodec:
     """Encodes and decodes Chunks; one a thread.
 
-    Examples
-    --------
     >>> import numpy as np
     >>> from kymo.streams.chunk import signal_format
     >>> header = Header("s1", 0, signal_format("imu", ("ax", "ay"), 100))

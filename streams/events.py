@@ -63,8 +63,6 @@ class Event:
     def from_json(cls, raw: bytes | str | None) -> Event:
         """The event of a message; members that are not known are left out.
 
-        Examples
-        --------
         >>> Event.from_json('{"id": "a/r/0"}')
         Traceback (most recent call last):
         ...
@@ -89,8 +87,6 @@ _ALWAYS = tuple(name for name in _NAMES if name != "absent")
 def event_id(recipe: str, session: str, start_index: int, head: str = "") -> str:
     """Id of an event: the same for the same window, whichever bundle classified it.
 
-    Examples
-    --------
     >>> event_id("walk", "s1", 500), event_id("walk", "s1", 500, "gait")
     ('s1/walk/500', 's1/walk/500/gait')
     """

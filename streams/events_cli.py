@@ -38,8 +38,6 @@ def _moment(_context: click.Context, _option: click.Parameter, value: str | None
 def parse_moment(text: str, now_ns: int) -> int:
     """Unix ns of a date, an ISO 8601 time (UTC unless it says otherwise), Unix seconds, or a length of time ago.
 
-    Examples
-    --------
     >>> parse_moment("10m", 700 * 10**9), parse_moment("1970-01-01T00:00:01.5", 0), parse_moment("1.25", 0)
     (100000000000, 1500000000, 1250000000)
     """
@@ -100,20 +98,8 @@ def _row(event: Event) -> bytes:
 
 
 _COLUMNS = (
-    "start",
-    "end",
-    "session",
-    "recipe",
-    "head",
-    "label",
-    "probability",
-    "value",
-    "missing",
-    "absent",
-    "bundle",
-    "stream",
-    "start_index",
-    "id",
+    *("start", "end", "session", "recipe", "head", "label", "probability", "value", "missing", "absent"),
+    *("bundle", "stream", "start_index", "id"),
 )
 _FORMS: dict[str | None, Callable[[Event], bytes]] = {
     None: lambda event: event.to_json() + b"\n",

@@ -28,8 +28,6 @@ _POLL_S = 0.05
 def is_file_name(name: object) -> bool:
     """Whether it is a name by :data:`RULE`, which leads nowhere but into its own folder.
 
-    Examples
-    --------
     >>> [is_file_name(name) for name in ("walk-07", "läufe.2", "..", "../up", "/etc", "", ".hidden", "a b", 7)]
     [True, True, False, False, False, False, False, False, False]
     """
@@ -39,8 +37,6 @@ def is_file_name(name: object) -> bool:
 def is_inside(path: object) -> bool:
     """Whether a relative path, such as ``report/report.html``, stays inside the folder that it is joined to.
 
-    Examples
-    --------
     >>> [is_inside(path) for path in ("model.onnx", "report/a b.svg", "../x", "a/../../x", "/etc/x", "a\\\\..\\\\x", "")]
     [True, True, False, False, False, False, False]
     """
@@ -65,8 +61,6 @@ def read_text(path: str | Path, error: type[SourceError | RecipeError] = SourceE
 def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Give the path to write to: the file takes its name where the block ends (see :func:`take_name`), and is gone where it raises.
 
-    Examples
-    --------
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder, whole_file(Path(folder, "a.txt")) as unfinished:
     ...     _ = unfinished.write_text("x")
@@ -120,8 +114,6 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[IO[bytes] | None]:
 
     The file is made if it is missing, and stays. The lock is free when the block ends, or the process, however it does.
 
-    Examples
-    --------
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder, lock(Path(folder, ".lock")) as first, lock(Path(folder, ".lock"), wait=False) as second:
     ...     first is not None, second is not None

@@ -31,21 +31,16 @@ class Record(NamedTuple):
     topic: str
     partition: int
     offset: int
-    timestamp: int
-    """Wall time of sending, Unix ms; -1 for none."""
-    timestamp_type: int
-    """0 if the producer set it, 1 if the broker did."""
+    timestamp: int  # wall time of sending, Unix ms; -1 for none
+    timestamp_type: int  # 0 if the producer set it, 1 if the broker did
     key: bytes | None
-    value: bytes | None
-    """None for a deleted key."""
+    value: bytes | None  # None for a deleted key
     headers: Sequence[tuple[str, bytes | None]] = ()
 
 
 def session_of(record: Any) -> bytes:
     """Whose a record is: by its key, or where another program left that out by what its JSON or its chunk says; empty if nobody's.
 
-    Examples
-    --------
     >>> session_of(Record("kymo.labels", 0, 0, 0, 0, None, b'{"session": "s1"}'))
     b's1'
     """
@@ -66,8 +61,6 @@ def session_of(record: Any) -> bytes:
 def read_object(raw: bytes | str | None, most: int = MAX_BYTES, nan: bool = False) -> dict[str, Any]:
     """The JSON object of a message, or of a file; see :func:`read_json`.
 
-    Examples
-    --------
     >>> read_object(b'{"start_ns": 5}')
     {'start_ns': 5}
     >>> read_object(b'{"start_ns": 1e999}')

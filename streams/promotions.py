@@ -41,8 +41,6 @@ class Promotion:
     def from_json(cls, raw: bytes | str | None) -> Promotion:
         """The promotion of a message; members that are not known are left out.
 
-        Examples
-        --------
         >>> Promotion.from_json('{"recipe": "walk", "alias": "champion", "bundle": "", "promoted_ns": 1}').key
         'walk/champion'
         """

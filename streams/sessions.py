@@ -74,8 +74,6 @@ def session_record(recording: Recording) -> dict[str, Any]:
 def read_session(raw: bytes | None) -> dict[str, Any]:
     """A session's record, its members of the types that :func:`session_record` gives them, or absent.
 
-    Examples
-    --------
     >>> read_session(b'{"session": "s1", "subject": null}')
     {'session': 's1'}
     """

@@ -46,15 +46,13 @@ class Settings:
     session_timeout_s: Annotated[float, Rules(minimum=FENCE_MS // 1000 + 1, maximum=300)] = 6.0
     metrics_port: Annotated[int, Rules(minimum=-1, maximum=65_535)] = 9400  # first port to try; 0 for any, -1 for none
     metrics_host: str = "127.0.0.1"  # the address to serve ``/metrics`` at; loopback unless said otherwise
-    cache_gb: Annotated[float, Rules(minimum=0, maximum=1e6)] = (
-        20.0  # of data sets under ``cache`` in the home folder, 10**9 bytes
-    )
+    # of data sets under ``cache`` in the home folder, 10**9 bytes
+    cache_gb: Annotated[float, Rules(minimum=0, maximum=1e6)] = 20.0
     write_derived: bool = False  # whether a worker with both roles also publishes the derived topics
     # that do a recipe's slow step; 0 for one less than there are processors
     slow_processes: Annotated[int, Rules(minimum=0, maximum=1024)] = 0
-    slow_age_s: Annotated[float, Rules(minimum=0, maximum=86_400)] = (
-        5.0  # live samples that wait for longer are dropped; 0: none
-    )
+    # live samples that wait for longer are dropped; 0: none
+    slow_age_s: Annotated[float, Rules(minimum=0, maximum=86_400)] = 5.0
     # of a run's topics (`replay --run`): ``KYMO_PARTITIONS`` where it is set, for each run brings as many topics as the live ones
     run_partitions: Partitions = 2
 

@@ -80,8 +80,6 @@ CHUNK_TOPICS = ("sensor", "physio", "pose", "video", "spectrogram", "animation")
 class Names:
     """Full topic names under a prefix.
 
-    Examples
-    --------
     >>> Names("kymo").of("events"), Names("kymo.7").for_stream("imu.left")
     ('kymo.events', 'kymo.7.sensor')
     """

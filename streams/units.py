@@ -92,8 +92,6 @@ def known_unit(text: str) -> str:
 def unit_in(cell: str) -> str:
     """The unit that a cell of a row of units holds; as it stands where it is none that is known.
 
-    Examples
-    --------
     >>> unit_in("m/(s^2)"), unit_in("[µT]"), unit_in("no_units"), unit_in("local_flux")
     ('m/s^2', 'uT', '', 'local_flux')
     """
@@ -118,8 +116,6 @@ def text_behind(name: str) -> str:
 def unit_of_name(name: str) -> str:
     """The unit that a column's name ends with, in brackets or behind a comma; empty where it is none that is known.
 
-    Examples
-    --------
     >>> unit_of_name("Acceleration x (m/s²)"), unit_of_name("Gyr X [°/s]"), unit_of_name("gyro_rad[0]")
     ('m/s^2', 'deg/s', '')
     >>> unit_of_name("accelerometerAccelerationX(G)"), unit_of_name("LT RECT.FEM.,uV"), unit_of_name("x (raw)")
@@ -141,8 +137,6 @@ def unit_of_name(name: str) -> str:
 def factor(unit: str, target: str) -> float:
     """What to multiply a value in `unit` with to have it in `target`.
 
-    Examples
-    --------
     >>> factor("g", "m/s^2"), factor("odd", "odd")
     (9.80665, 1.0)
     """
@@ -157,8 +151,6 @@ def factor(unit: str, target: str) -> float:
 def unit_times(size: float, unit: str) -> str:
     """The unit of which one is `size` of another; empty where none is known.
 
-    Examples
-    --------
     >>> unit_times(1, "odd"), unit_times(50, "µT"), unit_times(3, "µT")
     ('odd', 'field', '')
     """

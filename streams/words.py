@@ -15,8 +15,6 @@ _NUMBER, _COUNTED = re.compile(r"\b\d[\d,]*(\.\d+)?(e[+-]?\d+)?"), re.compile(r"
 def brief(text: object) -> str:
     """A text from a file as a message may show it: one line, not too long.
 
-    Examples
-    --------
     >>> brief("a" * 100)[-3:], brief("two\\nlines")
     ('aa…', 'two lines')
     """
@@ -34,8 +32,6 @@ def user() -> str:
 def many(count: int, word: str) -> str:
     """A count with its word.
 
-    Examples
-    --------
     >>> many(1, "gap"), many(2, "gap")
     ('1 gap', '2 gaps')
     """
@@ -45,8 +41,6 @@ def many(count: int, word: str) -> str:
 def some(names: Sequence[str], most: int) -> str:
     """Names, as many as a message may show.
 
-    Examples
-    --------
     >>> some(["a", "b", "c"], 2), some(["a", "b"], 2)
     ('a, b and 1 more', 'a, b')
     """
@@ -61,8 +55,6 @@ def less_numbers(text: str) -> str:
 def grouped(lines: Iterable[tuple[str, str]], few: int = 1) -> list[str]:
     """A line for each text that holds for more than a few names, numbers aside, else a line for each name and text.
 
-    Examples
-    --------
     >>> grouped([("a", "late"), ("b", "late"), ("b", "1 gap, 0.5 s"), ("", "done"), ("c", "12 gaps, 3 s")])
     ['a and 1 more: late', 'b: 1 gap, 0.5 s (1 more like it)', 'done']
     """
@@ -84,8 +76,6 @@ def grouped(lines: Iterable[tuple[str, str]], few: int = 1) -> list[str]:
 def utc(ns: int, digits: int = 0) -> str:
     """Unix ns as ISO 8601 in UTC, with so many digits of the second's fraction.
 
-    Examples
-    --------
     >>> utc(1_500_000_000), utc(1_500_000_000, 9)
     ('1970-01-01T00:00:01Z', '1970-01-01T00:00:01.500000000Z')
     """

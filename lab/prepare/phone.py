@@ -37,9 +37,9 @@ from mcap.writer import CompressionType, Writer
 
 from kymo.lab.output import Progress, write_json, writing
 from kymo.lab.prepare import UNITS
+from kymo.streams.archive.export import json_channel
 from kymo.streams.errors import SourceError, SourceWarning
 from kymo.streams.files import read_text, whole_file
-from kymo.streams.foxglove import json_channel
 from kymo.streams.labels.labels import canonical
 from kymo.streams.readers.moments import iso_ns
 from kymo.streams.readers.times import TimeColumn

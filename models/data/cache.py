@@ -37,7 +37,7 @@ from kymo.streams.errors import SourceError, SourceWarning
 from kymo.streams.files import lock, sync_folder
 from kymo.streams.readers import read
 from kymo.streams.readers.basic_motions import NAMES
-from kymo.streams.readers.beside import files_beside
+from kymo.streams.readers.facts import files_beside
 from kymo.streams.readers.files import File, find
 from kymo.streams.recording import ReadOptions, Recording
 from kymo.streams.settings import Settings

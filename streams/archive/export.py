@@ -11,12 +11,15 @@ Video is ``foxglove.CompressedImage`` or ``foxglove.RawImage``, labels are ``fox
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
 import json
 import re
+import struct
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import merge
 from itertools import product
 from pathlib import Path
@@ -31,7 +34,6 @@ from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import ArchiveError
 from kymo.streams.events import EVENT_SCHEMA, Event
 from kymo.streams.files import whole_file
-from kymo.streams.foxglove import SCHEMAS, TIME, json_channel, stamp, text_of
 from kymo.streams.labels.labels import Label
 from kymo.streams.recording import Recording, StreamData
 from kymo.streams.words import NS
@@ -42,6 +44,37 @@ Tell = Callable[[str], None]
 _ENCODINGS = {1: "mono8", 3: "rgb8", 4: "rgba8"}
 _INFO = 2
 Timed = tuple[int, int, bytes]  # Unix ns, channel, message
+TIME = {
+    "type": "object",
+    "title": "time",
+    "properties": {
+        "sec": {"type": "integer", "minimum": 0},
+        "nsec": {"type": "integer", "minimum": 0, "maximum": 999_999_999},
+    },
+}
+TEXT, _WHOLE = {"type": "string"}, {"type": "integer", "minimum": 0}
+_BYTES = {"type": "string", "contentEncoding": "base64"}
+#: Members of Foxglove's own schemas: https://docs.foxglove.dev/docs/sdk/schemas.
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "foxglove.CompressedImage": {"timestamp": TIME, "frame_id": TEXT, "data": _BYTES, "format": TEXT},
+    "foxglove.RawImage": {
+        "timestamp": TIME,
+        "frame_id": TEXT,
+        "width": _WHOLE,
+        "height": _WHOLE,
+        "encoding": TEXT,
+        "step": _WHOLE,
+        "data": _BYTES,
+    },
+    "foxglove.Log": {
+        "timestamp": TIME,
+        "level": {"title": "LogLevel", "oneOf": [{"title": "INFO", "const": 2}]},
+        "message": TEXT,
+        "name": TEXT,
+        "file": TEXT,
+        "line": _WHOLE,
+    },
+}
 
 
 def export_recordings(
@@ -69,8 +102,6 @@ def export_recordings(
 def file_stem(session: str) -> str:
     """A session's name as a file's; another name never gives the same.
 
-    Examples
-    --------
     >>> file_stem("P07-walk@3"), file_stem("a/b")
     ('P07-walk@3', 'a_b-c14cddc0')
     """
@@ -256,3 +287,32 @@ def _events(writer: Writer, events: list[Event]) -> Iterator[Timed]:
     for event in sorted(events, key=lambda event: (event.start_ns, event.id)):
         members = {"timestamp": stamp(event.start_ns)} | event.to_dict()
         yield event.start_ns, channels[topics[event.id]], json.dumps(members).encode()
+
+
+def json_channel(writer: Writer, topic: str, schema: str, properties: Mapping[str, Any]) -> int:
+    text = json.dumps({"title": schema, "type": "object", "properties": properties}).encode()
+    number: int = writer.register_channel(topic, "json", writer.register_schema(schema, "jsonschema", text))
+    return number
+
+
+def stamp(at_ns: int) -> dict[str, int]:
+    """A time as these schemas have it; they know none before 1970."""
+    at = max(at_ns, 0)
+    return {"sec": at // NS, "nsec": at % NS}
+
+
+def text_of(data: bytes) -> str:
+    """Bytes as JSON has them."""
+    return base64.b64encode(data).decode()
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """A grey picture ``(height, width)`` as PNG."""
+    height, width = pixels.shape
+    rows = np.zeros((height, width + 1), np.uint8)  # each row begins with its filter, 0 for none
+    rows[:, 1:] = pixels
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)  # 8 bits, grey
+    for name, data in ((b"IHDR", head), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b"")):
+        parts.append(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
+    return b"".join(parts)

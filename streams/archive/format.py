@@ -191,8 +191,6 @@ class Segment:
 def segment_path(folder: Path, number: int) -> Path:
     """Name of a segment's file.
 
-    Examples
-    --------
     >>> segment_path(Path("a"), 17).name
     'kymo-00000017.mcap'
     """

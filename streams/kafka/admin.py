@@ -144,8 +144,6 @@ def repair_topics(settings: Settings, names: Names) -> list[str]:
 def broken_promises(names: Names, settings: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
     """What the topics' settings do not keep.
 
-    Examples
-    --------
     >>> from kymo.streams.topics import BY_NAME
     >>> list(broken_promises(Names("k"), {"k.events": BY_NAME["events"].config() | {"retention.ms": "1000"}}))
     [('k.events: retention.ms is 1000, not 2592000000: what is not read by then is lost', False)]
@@ -256,8 +254,6 @@ class RunTopics:
 def run_prefix(prefix: str, run: str) -> str:
     """Topic prefix of a run.
 
-    Examples
-    --------
     >>> run_prefix("kymo", "7")
     'kymo.7'
     """

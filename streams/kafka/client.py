@@ -124,8 +124,6 @@ def describe(error: BaseException) -> str:
 def partition_of(key: bytes, partitions: int) -> int:
     """Partition of a key, the same as Java's default partitioner's.
 
-    Examples
-    --------
     >>> partition_of(b"s1", 12)
     9
     """

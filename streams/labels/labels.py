@@ -80,8 +80,6 @@ def identity(text: str) -> str:
 def canonical(label: object) -> str:
     """Text of a label; numbers that are equal give equal text.
 
-    Examples
-    --------
     >>> canonical("3.0"), canonical(3), canonical(" walk "), canonical("2.50"), canonical("1e1"), canonical(True)
     ('3', '3', 'walk', '2.5', '10', 'true')
     """
@@ -173,8 +171,6 @@ def _metadata(event: Any) -> dict[str, Any]:
 def rename(text: str, names: Mapping[str, str] | None) -> str:
     """Class name of a canonical label; keys of `names` are compared by value, too ("0" names 0.0).
 
-    Examples
-    --------
     >>> rename("0", {"0.0": "none"}), rename("1", {})
     ('none', '1')
     """

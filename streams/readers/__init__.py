@@ -16,9 +16,8 @@ from kymo.streams.archive.format import is_archive
 from kymo.streams.errors import EmptyKeepError, SourceError, SourceWarning
 from kymo.streams.labels.labels import LabelsJson
 from kymo.streams.readers.basic_motions import NAMES, read_basic_motions
-from kymo.streams.readers.by_session import ToCome, by_session
 from kymo.streams.readers.files import File, find, is_url, not_read
-from kymo.streams.readers.together import of_streams, recordings_of
+from kymo.streams.readers.together import ToCome, by_session, of_streams, recordings_of
 from kymo.streams.recording import ReadOptions, Recording
 from kymo.streams.words import many
 

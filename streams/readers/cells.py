@@ -3,6 +3,7 @@ decided: what parts decimals and thousands, which units stand behind numbers."""
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Sequence
 from itertools import chain
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from kymo.streams.readers.moments import is_date, is_moment
 from kymo.streams.words import is_number
 
+SPACES = " "  # what parts columns, where any number of blanks does
 _POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
 _NUMBER = re.compile(r"[+-]?[\d.,]*\d[\d.,]*([eE][+-]?\d+)?")
 _THOUSANDS = {
@@ -38,8 +40,6 @@ _TRUTH = {"true": 1.0, "false": 0.0}
 def is_missing(cell: str) -> bool:
     """Whether a cell holds no value, as table programs, loggers and people say so.
 
-    Examples
-    --------
     >>> is_missing(""), is_missing("-nan(ind)"), is_missing("#N/A"), is_missing("?"), is_missing("0")
     (True, True, True, True, False)
     """
@@ -49,8 +49,6 @@ def is_missing(cell: str) -> bool:
 def is_value(cell: str) -> bool:
     """Whether a cell holds a number in any spelling, a date or a time.
 
-    Examples
-    --------
     >>> is_value("1.234,5"), is_value("12:30:01"), is_value("x"), is_value("NaN")
     (True, True, False, False)
     """
@@ -62,19 +60,26 @@ def is_value(cell: str) -> bool:
 def number_in(cell: str) -> float | None:
     """The number, as Python writes it, or the truth that a cell holds; None where it holds something else.
 
-    Examples
-    --------
     >>> number_in(" 1.5"), number_in("True"), number_in("1_000"), number_in("")
     (1.5, 1.0, None, None)
     """
     return float(cell) if is_number(cell) else _TRUTH.get(cell.strip().lower())
 
 
+def cells_in(line: str, delimiter: str) -> list[str]:
+    if delimiter == SPACES:
+        line = " ".join(line.split())
+    rows = csv.reader(line.lstrip("\ufeff").splitlines(keepends=True), delimiter=delimiter)
+    return [" ".join(cell.split()) for cell in next(rows, [])]
+
+
+def count_values(row: Sequence[str]) -> int:
+    return sum(map(is_value, row))
+
+
 class Numbers:
     """How a file writes its numbers, by its first rows.
 
-    Examples
-    --------
     >>> numbers = Numbers([["0,5", "998"], ["1,5", "1.002"]], ";")
     >>> numbers.column(["2,5", ""], 0).tolist(), numbers.column(["1.003"], 1).tolist(), numbers.notes
     ([2.5, nan], [1003.0], ['points part thousands, commas part decimals'])

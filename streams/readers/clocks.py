@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from kymo.streams.words import NS, many
 
+Int = NDArray[np.int64]
 _MINUTE, _HOUR, _DAY = 60 * NS, 3_600 * NS, 86_400 * NS
 _STEPS = 3  # by which a clock that begins anew, or is set, goes on at once
 _LIMIT_NS = 2**62
@@ -24,7 +25,7 @@ class Clock:
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def going_on(self, values: NDArray[np.int64], turns: Sequence[int], wide: Sequence[int]) -> NDArray[np.int64]:
+    def going_on(self, values: Int, turns: Sequence[int], wide: Sequence[int]) -> Int:
         """Values of a clock that begins anew after one of `turns`, as if it went on; after a `wide` one there may be a pause."""
         steps, step = _steps(values)
         span = int(values.max()) - int(values.min())
@@ -35,11 +36,11 @@ class Clock:
             fresh = turn in (_MINUTE, _HOUR) and int(values[0]) % turn < _STEPS * step
             if begins.any() and not fresh:
                 self._say("begins anew where a counter is full: it is read as going on")
-                on: NDArray[np.int64] = values + turn * np.cumsum(begins)
+                on: Int = values + turn * np.cumsum(begins)
                 return on
         return values
 
-    def set_forth_and_back(self, times: NDArray[np.int64], hours: bool, leap: bool) -> NDArray[np.int64]:
+    def set_forth_and_back(self, times: Int, hours: bool, leap: bool) -> Int:
         """Times of a calendar, across an hour that summer time takes or gives, and a leap second, as if there were none."""
         steps, step = _steps(times)
         near = _STEPS * step
@@ -57,7 +58,7 @@ class Clock:
                 self._say(f"jumps by {size // NS} s, as with {kind}: it is read as going on")
         return times
 
-    def mended(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
+    def mended(self, times: Int) -> Int:
         """Times without those that are far from both neighbours, and on from where a clock is set back by a few seconds."""
         if len(times) < 2 * _ROWS:
             return times
@@ -87,14 +88,14 @@ class Clock:
         if not small or again or caught_up or not _ROWS <= row <= len(times) - _ROWS:
             return times
         self._say(f"goes back by {size / NS:g} s and stays so, as where a clock is set: it is read as going on")
-        on: NDArray[np.int64] = times + np.where(np.arange(len(times)) >= row, size + step, 0)
+        on: Int = times + np.where(np.arange(len(times)) >= row, size + step, 0)
         return on
 
     def _say(self, note: str) -> None:
         self.notes += [note] if note not in self.notes else []
 
 
-def _steps(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+def _steps(values: Int) -> tuple[Int, int]:
     """Steps to each value, the first one 0, and the middle one of those that go on."""
-    steps: NDArray[np.int64] = np.diff(values, prepend=values[0])
+    steps: Int = np.diff(values, prepend=values[0])
     return steps, int(np.median(steps[steps > 0])) if (steps > 0).any() else 0

@@ -12,7 +12,6 @@ from difflib import get_close_matches
 from fractions import Fraction
 from itertools import combinations, pairwise, takewhile
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from kymo.streams.chunk import Array
 from kymo.streams.errors import SourceError
 from kymo.streams.readers.cells import is_missing
+from kymo.streams.readers.facts import Facts
 from kymo.streams.readers.files import File
 from kymo.streams.readers.head import EACH_A_TABLE
 from kymo.streams.readers.keep import Keep
@@ -40,15 +40,6 @@ _ALTERNATE, _OTHER_ROWS = 0.2, 0.05
 _TIME_UNITS, _LEAST_TIMES, _SAME_STEP = ("s", "ms", "us"), 8, 1.5
 # Name of the stream that is made where neither a recipe nor the user names one.
 _DEFAULT_STREAM = "sensor"
-
-
-class Facts(NamedTuple):
-    """What a file says besides its rows."""
-
-    rate: Fraction | None = None  # samples per second; 0 of an irregular stream
-    units: Mapping[str, str] = {}  # by column
-    start_ns: int = 0  # time of the first sample, or from which the times count
-    source: str = "the head of the file"  # what says the rate
 
 
 @dataclass(slots=True)

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from kymo.streams.errors import EmptyFileError, SourceError
-from kymo.streams.readers.beside import facts_beside
 from kymo.streams.readers.cells import Numbers, is_missing
-from kymo.streams.readers.columns import Block, ColumnRoles, Facts, Table
+from kymo.streams.readers.columns import Block, ColumnRoles, Table
+from kymo.streams.readers.facts import Facts, facts_beside
 from kymo.streams.readers.files import File
 from kymo.streams.readers.head import find_head
 from kymo.streams.readers.table import read_table

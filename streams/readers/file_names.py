@@ -37,8 +37,6 @@ _OF_STREAMS = ".mcap"
 def pattern_of(text: str) -> re.Pattern[str]:
     """A pattern of the end of a path: a field holds none of the signs that stand beside it, ``*`` is anything.
 
-    Examples
-    --------
     >>> pattern_of("{label}-{subject}-*").search("walks/run-ann-2024-05-01").groupdict()
     {'label': 'run', 'subject': 'ann'}
     >>> pattern_of("{label}_{subject}").search("walks/run_fast_ann") is None
@@ -135,8 +133,6 @@ def _words(name: str) -> list[str]:
 def asked_stream(name: str, streams: Sequence[str]) -> str:
     """The one of some streams that a name says, if it says one: all its words in any order, or those of its place.
 
-    Examples
-    --------
     >>> feet = ["imu.left", "imu.right", "eda"]
     >>> [asked_stream(name, feet) for name in ("imu_left", "RightImu", "left", "EDA", "imu", "walk_left")]
     ['imu.left', 'imu.right', 'imu.left', 'eda', '', '']

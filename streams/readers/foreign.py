@@ -46,33 +46,17 @@ _FORMATS = (
     _Foreign("GENEActiv's own format", "export CSV with its software, or read it with `skdh.io.ReadBin`", "", rb"Device Identity"),
     _Foreign("Xsens' own format", "export CSV, text or Excel with the software of Xsens", ".mtb .mvn .mvnx", rb"[^\n]*\n?\s*<mvnx\b"),
     _Foreign("AcqKnowledge (Biopac)", f"export text with AcqKnowledge, or `bioread.read_file(FILE)`: {_ROWS}", ".acq"),
-    _Foreign(
-        "WFDB (PhysioNet)",
-        f"`s, f = wfdb.rdsamp(NAME)`, `pandas.DataFrame(s, columns=f['sig_name']){_SAVE}`; its rate is `f['fs']`",
-        ".hea .atr .qrs",
-        rb"[\w/-]{1,40} \d+ \d+(\.\d+)?[^\n]*\n[\w~-]+\.[a-z]{2}\w* \d+",
-    ),
+    _Foreign("WFDB (PhysioNet)", f"`s, f = wfdb.rdsamp(NAME)`, `pandas.DataFrame(s, columns=f['sig_name']){_SAVE}`; its rate is `f['fs']`",
+             ".hea .atr .qrs", rb"[\w/-]{1,40} \d+ \d+(\.\d+)?[^\n]*\n[\w~-]+\.[a-z]{2}\w* \d+"),
     _Foreign("C3D (motion capture)", f"`ezc3d.c3d(FILE)`: {_ROWS}", ".c3d"),
     _Foreign("BVH (motion capture)", "`bvh-converter FILE` makes CSV of it", ".bvh", rb"HIERARCHY\b"),
     _Foreign("FIT (sports watches)", f"`fitparse.FitFile(FILE).get_messages('record')`: {_ROWS}", ".fit", rb"(?s:.{8})\.FIT"),
-    _Foreign(
-        "TCX (sports watches)",
-        f"""`pandas.read_xml(FILE, xpath='//*[local-name()="Trackpoint"]'){_SAVE}` makes CSV of it""",
-        ".tcx",
-        rb"(?s:.{0,200})<TrainingCenterDatabase",
-    ),
-    _Foreign(
-        "GPX (positions)",
-        f"""`pandas.read_xml(FILE, xpath='//*[local-name()="trkpt"]'){_SAVE}` makes CSV of it""",
-        ".gpx",
-        rb"(?s:.{0,200})<gpx\b",
-    ),
-    _Foreign(
-        "an export of Apple Health",
-        f"`pandas.read_xml(FILE, xpath='//Record')`: {_ROWS}",
-        "",
-        rb"(?s:.{0,200})<!?(DOCTYPE )?HealthData",
-    ),
+    _Foreign("TCX (sports watches)", f"""`pandas.read_xml(FILE, xpath='//*[local-name()="Trackpoint"]'){_SAVE}` makes CSV of it""",
+             ".tcx", rb"(?s:.{0,200})<TrainingCenterDatabase"),
+    _Foreign("GPX (positions)", f"""`pandas.read_xml(FILE, xpath='//*[local-name()="trkpt"]'){_SAVE}` makes CSV of it""",
+             ".gpx", rb"(?s:.{0,200})<gpx\b"),
+    _Foreign("an export of Apple Health", f"`pandas.read_xml(FILE, xpath='//Record')`: {_ROWS}",
+             "", rb"(?s:.{0,200})<!?(DOCTYPE )?HealthData"),
     _Foreign("XML", f"`pandas.read_xml(FILE)`: {_ROWS}", ".xml", rb"\s*<\?xml"),
     _Foreign("Avro (EmbracePlus)", f"`fastavro.reader(open(FILE, 'rb'))`: {_ROWS}", ".avro", rb"Obj\x01"),
     _Foreign("TFRecord", f"`tensorflow.data.TFRecordDataset(FILE)`: {_ROWS}", ".tfrecord .tfrecords"),
@@ -82,43 +66,21 @@ _FORMATS = (
     _Foreign("a table of a statistics program", "save it as CSV there", ".sav .dta .sas7bdat .rds .rdata"),
     _Foreign("acquisition data of Edge Impulse", f"`cbor2.load`: {_ROWS}", ".cbor"),
     _Foreign("JSON in lines", "`kymo prepare phone FILE OUT` makes MCAP of rows of a phone's sensors", ".jsonl .ndjson", rb'\s*\{\s*"'),
-    _Foreign(
-        "a video",
-        "a table of the poses in it can be read, a column a coordinate",
-        ".mov .avi .mkv .webm .mp4 .m4v .mpg .wmv",
-        rb"(?s:.{4})ftyp|(?s:RIFF....AVI )|\x1aE\xdf\xa3",
-    ),
+    _Foreign("a video", "a table of the poses in it can be read, a column a coordinate",
+             ".mov .avi .mkv .webm .mp4 .m4v .mpg .wmv", rb"(?s:.{4})ftyp|(?s:RIFF....AVI )|\x1aE\xdf\xa3"),
     _Foreign("sound", f"`scipy.io.wavfile.read(FILE)`: {_ROWS}", ".mp3 .m4a .flac .ogg .wav", rb"(?s:RIFF....WAVE)|fLaC|OggS|ID3[\0-\x08]"),
-    _Foreign(
-        "a picture",
-        "the numbers that it shows are needed as a table",
-        ".gif .tif .tiff .bmp .svg .png .jpg .jpeg .pdf",
-        rb"\x89PNG|\xff\xd8\xff|%PDF|GIF8",
-    ),
-    _Foreign(
-        "a packed file (zip, gzip …; Excel's workbooks are such, too)",
-        "unpack it first, save a workbook as CSV",
-        ".zip .gz .tar .tgz .bz2 .xz .7z .rar .zst",
-        rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!|BZh\d|\xfd7zXZ|\x28\xb5\x2f\xfd",
-    ),
+    _Foreign("a picture", "the numbers that it shows are needed as a table",
+             ".gif .tif .tiff .bmp .svg .png .jpg .jpeg .pdf", rb"\x89PNG|\xff\xd8\xff|%PDF|GIF8"),
+    _Foreign("a packed file (zip, gzip …; Excel's workbooks are such, too)", "unpack it first, save a workbook as CSV",
+             ".zip .gz .tar .tgz .bz2 .xz .7z .rar .zst", rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!|BZh\d|\xfd7zXZ|\x28\xb5\x2f\xfd"),
 )  # fmt: skip
 _NOT_THE_FILE = _FORMATS[:3]
 
 
 def foreign_format(start: bytes, suffix: str, known: bool) -> str | None:
-    """What a file is, and how to make a table of it; None where it may be text or of a format that is read.
+    """What a file is, and how to make a table of it; None where it may be text or of a format that is read. Where files
+    of a suffix are `known` to be read, only what one holds speaks against it.
 
-    Parameters
-    ----------
-    start : bytes
-        The file's first :data:`LOOKED_AT` bytes.
-    suffix : str
-        In lower case, with its dot.
-    known : bool
-        Whether files of this suffix are read: then only what it holds speaks against one.
-
-    Examples
-    --------
     >>> foreign_format(b"ULog....", ".bin", False)
     'is ULog (PX4): `ulog2csv FILE` of pyulog makes CSV of each topic'
     """

@@ -7,27 +7,24 @@ less: no names at all, or, as wristbands of Empatica do, when it starts and how 
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import partial
 from itertools import chain, takewhile
 from pathlib import Path
 
 import numpy as np
 
 from kymo.streams.errors import EmptyFileError, SourceError
-from kymo.streams.readers.cells import is_missing, is_value
+from kymo.streams.readers.cells import SPACES, cells_in, count_values, is_missing, is_value
+from kymo.streams.readers.facts import are_units, names_in, rate_in, units_in
 from kymo.streams.readers.moments import is_moment
-from kymo.streams.readers.preface import names_in, rate_in, units_in
 from kymo.streams.units import known_unit, unit_in, unit_of_name
 from kymo.streams.words import NS, is_number, many, some
 
-_SPACES = " "
-_DELIMITERS = (",", ";", "\t", "|", _SPACES)
+_DELIMITERS = (",", ";", "\t", "|", SPACES)
 _SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 _STATEMENT = re.compile(r"[\w ]+:.*\d|[\d.]+$")
 _MEASURE = re.compile(r"\d+(\.\d+)?(\s*hz|\s+\w+)?", re.IGNORECASE)
@@ -74,11 +71,11 @@ class TableHead:
         self.row, self.below = self.row + count, self.below[count:]
 
     def samples(self) -> list[list[str]]:
-        return [_cells(line, self.delimiter) for line in self.below[:_SAMPLE_ROWS] if line.strip()]
+        return [cells_in(line, self.delimiter) for line in self.below[:_SAMPLE_ROWS] if line.strip()]
 
     def tidy(self, lines: list[str]) -> list[str]:
         """Lines with one sign between two cells."""
-        if self.delimiter == _SPACES:
+        if self.delimiter == SPACES:
             return [" ".join(line.split()) + "\n" * line.endswith(("\n", "\r")) for line in lines]
         if self.further:
             return [line.rstrip("\r\n") + self.further + "\n" if line.strip() else line for line in lines]
@@ -102,7 +99,7 @@ def find_head(lines: Sequence[str], path: Path | str, name: str) -> TableHead:
     if separator is not None or line.lstrip().startswith("#") or not _is_header(line, lines[end:]):
         return _head_behind_preface(lines, end if separator else first, separator[1] if separator else "", path)
     delimiter = _delimiter([text for text in lines[end:_HEAD_ROWS] if text.strip()] or [line], line)
-    if not any(_cells(line, delimiter)):
+    if not any(cells_in(line, delimiter)):
         raise SourceError(f"holds {line.strip()[:60]!r} where column names are expected", path, end)
     return _head_at(lines, first, delimiter, [], path)
 
@@ -118,19 +115,13 @@ def _head_at(
 ) -> TableHead:
     """The head of a table that begins in a line, with names or the first sample."""
     end = _end_of_row(lines, begin)
-    names = _cells("".join(lines[begin:end]), delimiter)
+    names = cells_in("".join(lines[begin:end]), delimiter)
     head = TableHead(end, delimiter, names, list(lines[end:]))
     rows = [names, *_rows(lines[end : end + _SAMPLE_ROWS], delimiter)]
     if len(rows) > 1 and _is_sample(names, rows[1 : 1 + _TABLE_ROWS]):
         head.row, head.below = begin, list(lines[begin:])
         width = max((n + 1 for row in rows for n, cell in enumerate(row) if cell), default=0)
-        preface_names, units = names_in(
-            preface,
-            width,
-            partial(_cells, delimiter=delimiter),
-            lambda row: not _count_values(row),
-            lambda row: _are_units(row, range(width)),
-        )
+        preface_names, units = names_in(preface, width, delimiter)
         _make_up_names(head, rows, preface_names)
         head.units = {name: unit for name, cell in zip(head.names, units, strict=False) if (unit := unit_in(cell))}
     if preface:
@@ -145,12 +136,12 @@ def _head_at(
 
 def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
     """Cells of lines that are neither empty nor comments."""
-    return [_cells(line, delimiter) for line in lines if line.strip() and not line.startswith("#")]
+    return [cells_in(line, delimiter) for line in lines if line.strip() and not line.startswith("#")]
 
 
 def _empatica(lines: Sequence[str], first: int, path: Path | str, name: str) -> TableHead | None:
     """The head of a file whose first row is the time at which it starts and whose second one is the rate."""
-    rows = [_cells(line, ",") for line in lines[first : first + 6] if line.strip()]
+    rows = [cells_in(line, ",") for line in lines[first : first + 6] if line.strip()]
     if name.lower() == "tags" and all(len(row) == 1 and _unix_unit(row[0]) == 1 for row in rows):
         note = "its rows are the times of tags, as wristbands of Empatica write them: `tag` is 1 at each"
         return TableHead(first, ",", ["t", "tag"], list(lines[first:]), Fraction(0), further=",1", notes=[note])
@@ -190,15 +181,15 @@ def _head_behind_preface(lines: Sequence[str], begin: int, delimiter: str, path:
     rows = [(i, line) for i, line in enumerate(lines[:_HEAD_ROWS]) if i >= begin and line.strip()]
     table = [(i, line) for i, line in rows if not line.startswith("#")]
     delimiter = delimiter or _delimiter([line for _, line in table])
-    cells = [_cells(line, delimiter) for _, line in table]
+    cells = [cells_in(line, delimiter) for _, line in table]
     width = _width(cells)
     same = [len(row) == width for row in cells]
     starts = (n for n in range(len(cells)) if all(same[n : n + 1 + _TABLE_ROWS]))
     at = next((n for n in starts if not _is_preface(*cells[n : n + 3])), None)
     at = None if at is None else at + _later_names(cells[at:])
-    if at is None or width < 1 or not any(map(_count_values, cells)):
+    if at is None or width < 1 or not any(map(count_values, cells)):
         raise SourceError("holds no table: a header row and rows of numbers are expected", path)
-    if sum(2 * _count_values(row) > len(row) > 1 for row in cells[:at]) > bool(_is_data(cells, 1)) + 1 or (
+    if sum(2 * count_values(row) > len(row) > 1 for row in cells[:at]) > bool(_is_data(cells, 1)) + 1 or (
         at == 1 and _is_data(cells, 1) and not _is_data(cells, 0) and not any(map(_STATEMENT.match, cells[0]))
     ):
         at = 0  # what comes before are rows of numbers, too, or names, of which one is missing: the rows say so
@@ -215,8 +206,8 @@ def _take_all_names(head: TableHead, above: Cells, path: Path | str) -> None:
         return
     if head.delimiter == "," and 2 * sum(map(bool, (_NUMBER_AND_SIGN.search(line) for _, line in lines))) > len(lines):
         head.ending = ";"
-    rows = [_cells(line, head.delimiter) for _, line in lines]
-    data = next((row for row in rows[: _NAME_ROWS + 1] if _count_values(row)), None)
+    rows = [cells_in(line, head.delimiter) for _, line in lines]
+    data = next((row for row in rows[: _NAME_ROWS + 1] if count_values(row)), None)
     if data is None:
         return
     width = len(head.names)
@@ -224,7 +215,7 @@ def _take_all_names(head: TableHead, above: Cells, path: Path | str) -> None:
     columns = [n for n, cell in enumerate(data[:width]) if is_value(cell)]
     named, units = [head.names, *texts], [""] * width
     for row in texts:
-        if _are_units(row, columns) or _is_whole(head.names, columns):
+        if are_units(row, columns) or _is_whole(head.names, columns):
             named.remove(row)
             units = ["" if unit[:1].isdigit() else unit for unit in map(unit_in, row)]
             at = head.row + lines[texts.index(row)][0] + 1
@@ -295,11 +286,6 @@ def _is_whole(row: Sequence[str], columns: Sequence[int]) -> bool:
     return len(names) == len(columns) and all(names) and len({*names}) == len(names)
 
 
-def _are_units(row: Sequence[str], columns: Sequence[int]) -> bool:
-    cells = [row[n] for n in columns if n < len(row) and row[n]]
-    return bool(cells) and 2 * sum(bool(known_unit(cell)) for cell in cells) >= len(cells)
-
-
 def _are_words(row: Sequence[str], data: Sequence[str], width: int) -> bool:
     """Whether a row has words where samples have numbers."""
     columns = [n for n, cell in enumerate(data[: len(row)]) if is_value(cell)]
@@ -330,7 +316,7 @@ def _is_header(line: str, below: Sequence[str]) -> bool:
     if any(text.count('"') % 2 for text in below):
         return True  # cells of several lines: their rows cannot be counted here
     delimiter = _delimiter(below or [line], line)
-    row, rows = _cells(line, delimiter), [_cells(text, delimiter) for text in below]
+    row, rows = cells_in(line, delimiter), [cells_in(text, delimiter) for text in below]
     usual = _width(rows)
     if _is_preface(row, *rows[:2]) or _later_names([row, *rows]):
         return False
@@ -341,7 +327,7 @@ def _is_header(line: str, below: Sequence[str]) -> bool:
 
 def _later_names(rows: Cells) -> int:
     """Where names begin that stand below a first row of them and its values, 0 where there are none: those say something of the device."""
-    values = [_count_values(row) for row in rows[: 2 * _NAME_ROWS]]
+    values = [count_values(row) for row in rows[: 2 * _NAME_ROWS]]
     words = [not count and _are_names(rows[n], rows[n + 1 : len(values)]) for n, count in enumerate(values)]
     # Either there are values between two rows of names, or the first row has some, but fewer than samples have.
     least, begin = (
@@ -375,7 +361,7 @@ def _are_names(row: Sequence[str], below: Cells) -> bool:
 
 def _is_preface(row: Sequence[str], names: Sequence[str] = (), data: Sequence[str] = ()) -> bool:
     """Whether a row says something of the device, and the names are in the next one: it holds a value, or fewer cells are filled."""
-    if _count_values(row) > len(row) / 2 or _count_values(names) or all(map(is_missing, _over_numbers(names, [data]))):
+    if count_values(row) > len(row) / 2 or count_values(names) or all(map(is_missing, _over_numbers(names, [data]))):
         return False
     ends = [cell.endswith(":") for cell in row]
     about_device = len(row) > 1 and not all(ends) and (any(ends) or any(map(_MEASURE.fullmatch, row)))
@@ -387,18 +373,18 @@ def _delimiter(lines: Sequence[str], names: str = "") -> str:
     """What parts the columns of most lines: the sign that leaves most numbers, and little else; without numbers, most columns."""
 
     def worth(sign: str) -> tuple[float, int]:
-        rows = [_cells(line, sign) for line in lines[-30:]]
-        values, width = float(np.median([_count_values(row) for row in rows] or [0])), _width(rows)
-        if sign == _SPACES and 2 * values < width:
+        rows = [cells_in(line, sign) for line in lines[-30:]]
+        values, width = float(np.median([count_values(row) for row in rows] or [0])), _width(rows)
+        if sign == SPACES and 2 * values < width:
             return 0.0, 0
-        return values**2 / max(width, 1), width if values else len(_cells(names or "".join(lines[-1:]), sign))
+        return values**2 / max(width, 1), width if values else len(cells_in(names or "".join(lines[-1:]), sign))
 
     present = [sign for sign in _DELIMITERS if any(sign in line for line in (names, *lines[-30:]))]
     signs = {sign: worth(sign) for sign in present or _DELIMITERS}
-    apart = len(_cells(names, _SPACES)) == _width([_cells(line, _SPACES) for line in lines[-30:]])
+    apart = len(cells_in(names, SPACES)) == _width([cells_in(line, SPACES) for line in lines[-30:]])
     others = [signs[sign][0] for sign in signs if sign in ";\t|"]
     if len(signs) > 1 and (max(others, default=0.0) >= 1 or (not apart and any(sign in names for sign in ",;\t|"))):
-        signs.pop(_SPACES, None)  # which may part thousands, or stand before units
+        signs.pop(SPACES, None)  # which may part thousands, or stand before units
     return max(signs, key=lambda sign: signs[sign])
 
 
@@ -408,23 +394,12 @@ def _width(rows: Cells) -> int:
     return counts.most_common(1)[0][0] if counts else 0
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
-    if delimiter == _SPACES:
-        line = " ".join(line.split())
-    rows = csv.reader(line.lstrip("\ufeff").splitlines(keepends=True), delimiter=delimiter)
-    return [" ".join(cell.split()) for cell in next(rows, [])]
-
-
-def _count_values(row: Sequence[str]) -> int:
-    return sum(map(is_value, row))
-
-
 def _is_data(cells: Cells, at: int) -> bool:
     """Whether a row holds as many numbers as the next one."""
     if at >= len(cells):
         return False
-    count = _count_values(cells[at])
-    return count > 0 and count >= _count_values(cells[min(at + 1, len(cells) - 1)])
+    count = count_values(cells[at])
+    return count > 0 and count >= count_values(cells[min(at + 1, len(cells) - 1)])
 
 
 def _is_sample(row: Sequence[str], below: Cells) -> bool:

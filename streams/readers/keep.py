@@ -35,8 +35,6 @@ _LIMIT = 2_000
 class Keep:
     """A parsed expression.
 
-    Examples
-    --------
     >>> keep = Keep("usable == 1 and place != 'foot'")
     >>> keep({"usable": ["1", "1.0", "0"], "place": ["hand", "foot", "hand"]}).tolist()
     [True, False, False]

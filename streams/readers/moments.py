@@ -62,8 +62,6 @@ class _Parts(NamedTuple):
 def is_moment(text: str) -> bool:
     """Whether a text is a time of day, a date with one, or a length of time with colons.
 
-    Examples
-    --------
     >>> is_moment("13.05.2024 18:36:24,500"), is_moment("18:36:24"), is_moment("2024-05-13"), is_moment("12.5")
     (True, True, False, False)
     """
@@ -73,8 +71,6 @@ def is_moment(text: str) -> bool:
 def is_date(text: str) -> bool:
     """Whether a text is a date without a time.
 
-    Examples
-    --------
     >>> is_date("13/05/2024"), is_date("18:36:24"), is_date("12.5")
     (True, False, False)
     """
@@ -93,8 +89,6 @@ def iso_ns(text: str) -> int:
 class Moments:
     """Reads one column of texts: what the first ones show holds for all.
 
-    Examples
-    --------
     >>> moments = Moments("Time")
     >>> moments.parse(["12/01/1970 23:59:59.5", "13/01/1970 00:00:00"]).tolist(), moments.notes
     ([1036799500000000, 1036800000000000], ['`Time` is read as day/month/year without a time zone, taken as UTC'])

@@ -23,6 +23,8 @@ from kymo.streams.readers.clocks import Clock
 from kymo.streams.readers.moments import Moments, is_date, is_moment
 from kymo.streams.words import NS, brief, is_number
 
+Int = NDArray[np.int64]
+Cells = Callable[[str], Sequence[str]]  # first ones of a column
 #: Names of time columns, best first.
 TIME_COLUMNS = ("t_ns", "t", "timestamp")
 #: Other names of them, in any case of letters, without their unit, best first; a column of these must also run as times do.
@@ -38,18 +40,7 @@ _CLOCK_PARTS |= {"hours": "hour", "minutes": "minute", "min": "minute", "seconds
 _DATE_WORDS = {"date", "datum", "day", "fecha"}
 # Words of names of columns that number the rows; pandas calls its index unnamed.
 _COUNTERS = {
-    "frame",
-    "frames",
-    "index",
-    "counter",
-    "packet",
-    "sample",
-    "samples",
-    "row",
-    "seq",
-    "sequence",
-    "#",
-    "unnamed",
+    *["frame", "frames", "index", "counter", "packet", "sample", "samples", "row", "seq", "sequence", "#", "unnamed"]
 }
 _FIRST_ROWS = 2_000
 _REGULAR_SHARE, _FORWARD_SHARE = 0.9, 0.98  # so many of the steps are near the middle one; so many do not go back
@@ -62,14 +53,16 @@ _TENTH_MS = 10**5
 _TEXT = 0  # texts, no number of any unit
 #: How units stand in names, such as `Time (s)` and `time_ms`, in ns.
 _UNITS_BY_NAME = {
-    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), NS),
-    **dict.fromkeys(("ms", "msec", "msecs", "milli", "millis", "millisec", "millisecond", "milliseconds"), _MS),
-    **dict.fromkeys(
-        ("us", "\u00b5s", "\u03bcs", "usec", "usecs", "micros", "microsec", "microsecond", "microseconds"), _US
-    ),
-    **dict.fromkeys(("ns", "nsec", "nsecs", "nano", "nanos", "nanosec", "nanosecs", "nanosecond", "nanoseconds"), 1),
-    **dict.fromkeys(("min", "mins", "minute", "minutes"), _MINUTE),
-    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), _HOUR),
+    name: unit
+    for unit, names in {
+        NS: "s sec secs second seconds",
+        _MS: "ms msec msecs milli millis millisec millisecond milliseconds",
+        _US: "us \u00b5s \u03bcs usec usecs micros microsec microsecond microseconds",
+        1: "ns nsec nsecs nano nanos nanosec nanosecs nanosecond nanoseconds",
+        _MINUTE: "min mins minute minutes",
+        _HOUR: "h hr hrs hour hours",
+    }.items()
+    for name in names.split()
 }
 _UNIT_IN_BRACKETS = re.compile(r"(.+?)\s*[(\[]\s*(\w+)\s*[)\]]")
 _UNIT_FIRST = re.compile(r"([^\W_]+)[ _.](.+)")
@@ -107,7 +100,7 @@ class TimeCandidate(NamedTuple):
 def time_columns(
     names: Sequence[str],
     numeric: Collection[str],
-    cells: Callable[[str], Sequence[str]],
+    cells: Cells,
     rate: Fraction | None = None,
     asked: bool = True,
 ) -> list[TimeCandidate]:
@@ -137,7 +130,7 @@ def time_columns(
     return [candidate for candidate in best if not others or _spelled(candidate.name) != ("temps", None)]
 
 
-def time_parts(time: str | None, names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> dict[str, str]:
+def time_parts(time: str | None, names: Sequence[str], cells: Cells) -> dict[str, str]:
     """Columns that make one time, by what they are of it: `date`, `time`, `year` to `second`, and `sub`, what is below a second. Empty
     where the column of times stands alone."""
     last = {_last_word(name): name for name in reversed(names)}
@@ -159,7 +152,7 @@ def time_parts(time: str | None, names: Sequence[str], cells: Callable[[str], Se
     return parts if len(parts) > 1 else {}
 
 
-def _is_below_seconds(name: str, parts: Mapping[str, str], cells: Callable[[str], Sequence[str]]) -> bool:
+def _is_below_seconds(name: str, parts: Mapping[str, str], cells: Cells) -> bool:
     """Whether a column holds what is below a second, and begins anew with each."""
     columns = {column: cells(column) for column in parts.values()}
     try:
@@ -201,7 +194,7 @@ def _composed(texts: dict[str, str], digits: int) -> str:
     return text
 
 
-def _first_times(name: str, texts: Sequence[str], rate: Fraction | None, asked: bool) -> tuple[NDArray[np.int64], str]:
+def _first_times(name: str, texts: Sequence[str], rate: Fraction | None, asked: bool) -> tuple[Int, str]:
     """First times of a column, and why its unit is in doubt, where it is: then as if it were ms; empty where they are no times."""
     try:
         column, rows = TimeColumn(name, "", rate, asked=asked), np.arange(len(texts))
@@ -215,7 +208,7 @@ def _first_times(name: str, texts: Sequence[str], rate: Fraction | None, asked: 
     return np.empty(0, np.int64), ""
 
 
-def _run_as_time(times: NDArray[np.int64], base: str, texts: Sequence[str]) -> bool:
+def _run_as_time(times: Int, base: str, texts: Sequence[str]) -> bool:
     steps = np.diff(times)
     if not len(steps) or (np.ptp(times) < NS and (steps < 0).any()):  # what is below a second, of another column
         return False
@@ -230,7 +223,7 @@ def _run_as_time(times: NDArray[np.int64], base: str, texts: Sequence[str]) -> b
     return bool((certain or middle > 0) and onward >= _FORWARD_SHARE)
 
 
-def counter_columns(names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> list[str]:
+def counter_columns(names: Sequence[str], cells: Cells) -> list[str]:
     """Columns that number the rows, such as `frame`: whole numbers that rise, by their name no measurement."""
     columns = []
     for name in names:
@@ -320,7 +313,7 @@ class TimeColumn:
         """Take a unit that stands in the cells, such as `ms`."""
         self._named = _UNITS_BY_NAME.get(unit.lower(), self._named)
 
-    def parse(self, texts: Sequence[str], row_numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    def parse(self, texts: Sequence[str], row_numbers: Int) -> Int:
         """Times of texts as they stand, exact to the ns; of a counter its numbers, -1 where there is none."""
         if not len(texts):
             return np.empty(0, np.int64)
@@ -339,7 +332,7 @@ class TimeColumn:
                 times = self._read(texts, row_numbers)
         return times
 
-    def _read(self, texts: Sequence[str], row_numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _read(self, texts: Sequence[str], row_numbers: Int) -> Int:
         if self._digits:
             texts = [_FRACTION.sub(lambda match: f".{match[1]:0>{self._digits}}", text, count=1) for text in texts]
         if self._unit == NS and (quick := _small_seconds(texts)) is not None:
@@ -349,22 +342,22 @@ class TimeColumn:
         except ValueError as error:
             raise self._error(texts[error.args[0]], int(row_numbers[error.args[0]])) from None
 
-    def numbers(self, values: NDArray[np.generic], row_numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    def numbers(self, values: NDArray[np.generic], row_numbers: Int) -> Int:
         """Times of a numeric column (Parquet): whole numbers exactly, float64 as exactly as it holds them."""
         if self._unit is None and len(values):
             self._decide([str(value) for value in values[:_FIRST_ROWS]], int(row_numbers[0]))
         if self._unit in (_DAY, _TEXT) or self._counts:
             return self.parse([str(value) for value in values], row_numbers)
-        scale, counts = self._unit or 1, cast(NDArray[np.int64], values)
+        scale, counts = self._unit or 1, cast(Int, values)
         if values.dtype.kind not in "iu":
             scale, counts = 1, np.rint(values.astype(np.float64) * scale)
         bad = np.flatnonzero(~((counts <= _LIMIT_NS // scale) & (counts >= -_LIMIT_NS // scale)))
         if len(bad):
             raise self._error(str(values[bad[0]]), int(row_numbers[bad[0]]))
-        times: NDArray[np.int64] = counts.astype(np.int64) * scale
+        times: Int = counts.astype(np.int64) * scale
         return times
 
-    def going_on(self, times: NDArray[np.int64], row_numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
+    def going_on(self, times: Int, row_numbers: Int) -> tuple[Int, list[str]]:
         """Times of one recording, whose clock may begin anew, be set, or be wrong once, as if it went on; and notes on that."""
         clock, unit = Clock(), self._unit or 1
         if not len(times):
@@ -383,7 +376,7 @@ class TimeColumn:
             times = clock.going_on(clock.mended(times), turns, (unit * _CHIP_CLOCK_SIZE, *_WIDE_TURNS))
         return times, [f"`{self.column}` {note}" for note in clock.notes]
 
-    def _numbered(self, numbers: NDArray[np.int64], row_numbers: NDArray[np.int64], clock: Clock) -> NDArray[np.int64]:
+    def _numbered(self, numbers: Int, row_numbers: Int, clock: Clock) -> Int:
         assert self._rate
         size = next((size for size in (2**8, 2**16, _CHIP_CLOCK_SIZE) if numbers.max() < size), 0)
         by = max(1, int(np.median(np.abs(np.diff(numbers))))) if len(numbers) > 1 else 1
@@ -446,7 +439,7 @@ class TimeColumn:
         return SourceError(f"column `{self.column}` has {brief(text)!r}, expected {kind}", self.path, row)
 
 
-def _lacking_digits(texts: Sequence[str], times: NDArray[np.int64]) -> int:
+def _lacking_digits(texts: Sequence[str], times: Int) -> int:
     """Digits of fractions that are written as numbers, 0 where fractions are as usual: as these, times go back again and again."""
     if np.mean(np.diff(times) < 0) < _ODD_SHARE if len(times) > 1 else True:
         return 0
@@ -457,7 +450,7 @@ def _lacking_digits(texts: Sequence[str], times: NDArray[np.int64]) -> int:
     return next((digits for digits in (3, 6, 9) if max(lengths) <= digits), 0)
 
 
-def _small_seconds(texts: Sequence[str]) -> NDArray[np.int64] | None:
+def _small_seconds(texts: Sequence[str]) -> Int | None:
     """Seconds below 1e6, where a float64 is exact to a fraction of a ns; None for anything else."""
     try:
         seconds = np.array([float(text) for text in texts], np.float64)
@@ -465,11 +458,11 @@ def _small_seconds(texts: Sequence[str]) -> NDArray[np.int64] | None:
         return None
     if not (np.abs(seconds) < 1e6).all() or any("_" in text for text in texts):
         return None
-    times: NDArray[np.int64] = np.rint(seconds * NS).astype(np.int64)
+    times: Int = np.rint(seconds * NS).astype(np.int64)
     return times
 
 
-def _scaled(texts: Sequence[str], unit: int) -> NDArray[np.int64]:
+def _scaled(texts: Sequence[str], unit: int) -> Int:
     """Numbers of a unit in ns, exactly; a ValueError holds the number of a text that is none."""
     times = np.empty(len(texts), np.int64)
     for i, text in enumerate(texts):

@@ -1,15 +1,18 @@
-"""Sessions that are several files. In: files with a stream each, or recordings with some of a session's streams. Out: one Recording a
-session, with all of them. The labels of all of its files are its own. Those of a file are of that file's clock: where ``offset_ms`` moves
-its streams it moves them too.
+"""Sessions that are several files. In: files with a stream each, or recordings with some of a session's streams and files to come. Out: one
+Recording a session, with all of them, as soon as no file to come can add to it. The labels of all of its files are its own. Those of a
+file are of that file's clock: where ``offset_ms`` moves its streams it moves them too.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
 
+from kymo.streams.codec import CHUNK_SCHEMA
 from kymo.streams.errors import EmptyFileError, SourceError
 from kymo.streams.labels.labels import Label, LabelsJson
 from kymo.streams.readers.file_names import add_what_the_name_says, tells_streams
@@ -25,7 +28,11 @@ _DATED_NS = 946_684_800 * NS
 _SILENT_NS = 3600 * NS
 _NO_LABELS, _BESIDE = "no label column `{}`: read without labels", "beside it: read without labels"
 #: As columns say it, a file at a time.
-LACKS = "no column of stream `{}`: read without it"
+_LACKS = "no column of stream `{}`: read without it"
+_START, _END = 2**16, 2**18  # bytes of a file in which names stand
+_ANY = ""  # for a session's name
+_CHUNKS = CHUNK_SCHEMA.encode()  # which are of sessions of their own
+_MCAP, _PARQUET = (".mcap",), (".parquet", ".pq")
 
 
 def of_streams(files: Sequence[File], options: ReadOptions, errors: list[SourceError]) -> Iterator[Recording]:
@@ -54,7 +61,7 @@ def of_streams(files: Sequence[File], options: ReadOptions, errors: list[SourceE
             beside[labels.path] = file, sum(item.offset_ns or 0 for item in of_file)
     for sensors in parts.values():
         sensors += [_silent(file, inputs[file][0], sensors[0]) for file in silent]
-        recording = together(sensors, files[0].part_of, options.inputs, errors)
+        recording = _together(sensors, files[0].part_of, options.inputs, errors)
         for witness in _witnesses([file for file in files if not inputs[file]], recording.session, options):
             recording = _labelled_by(witness, recording)
         named = files[0].path if tells_streams(options.file_names) else files[0].part_of
@@ -81,7 +88,7 @@ def _witnesses(files: Sequence[File], session: str, options: ReadOptions) -> Ite
             with file.open() as raw:
                 start = raw.read(LOOKED_AT)
             # A table that is no text has its names elsewhere.
-            if file.suffix in (".parquet", ".pq") or any(name.encode() in start for name in options.label_columns):
+            if file.suffix in _PARQUET or any(name.encode() in start for name in options.label_columns):
                 parts = format_of(file).read(
                     file, replace(options, inputs=(InputOptions(file.stream),), stream_name=None)
                 )
@@ -90,7 +97,7 @@ def _witnesses(files: Sequence[File], session: str, options: ReadOptions) -> Ite
 
 def _labelled_by(witness: Recording, recording: Recording) -> Recording:
     """A recording with the labels of another one of its session, if they lie together in time."""
-    both = together([recording, witness], recording.path, (), [])
+    both = _together([recording, witness], recording.path, (), [])
     streams = both.streams[: len(recording.streams)]
     if [stream.header.format for stream in streams] != [stream.header.format for stream in recording.streams]:
         return recording
@@ -106,9 +113,9 @@ def _by_channels(files: Sequence[File], options: ReadOptions, errors: list[Sourc
         with contextlib.suppress(SourceError):
             parts[file.path] = list(recordings_of(file, options))
     recordings = [recording for of_file in parts.values() for recording in of_file]
-    streams = [name for recording in recordings for name in names_of(recording)]
+    streams = [name for recording in recordings for name in _names_of(recording)]
     if len(parts) > 1 and len({*streams}) == len(streams) and len({recording.session for recording in recordings}) == 1:
-        yield together(recordings, files[0].part_of, options.inputs, errors)
+        yield _together(recordings, files[0].part_of, options.inputs, errors)
     elif len(parts) == 1:
         yield from recordings
     else:
@@ -127,17 +134,17 @@ def _inputs_of(stream: str, options: ReadOptions) -> tuple[InputOptions, ...]:
     return (replace(item, stream=stream),) if item else ()
 
 
-def names_of(recording: Recording) -> set[str]:
+def _names_of(recording: Recording) -> set[str]:
     return {stream.header.format.stream for stream in recording.streams}
 
 
-def lacking(names: Iterable[str], inputs: Sequence[InputOptions]) -> list[str]:
+def _lacking(names: Iterable[str], inputs: Sequence[InputOptions]) -> list[str]:
     """Inputs that none of some streams is."""
     there = {item.stream for name in names if (item := input_of(name, inputs))}
     return [item.stream for item in inputs if item.stream not in there]
 
 
-def together(
+def _together(
     parts: Sequence[Recording], path: str, inputs: Sequence[InputOptions], errors: list[SourceError]
 ) -> Recording:
     """One recording of several of one session; what is none of it is added to the errors."""
@@ -147,14 +154,14 @@ def together(
         raise SourceError(f"session {parts[0].session} has the subjects {texts}: give them sessions of their own", path)
     several, clock_notes = _on_one_clock(parts, inputs, errors)
     labels = _labels_of(several)
-    names = {name for part in several for name in names_of(part)}
-    known = {LACKS.format(name) for name in names} | {
+    names = {name for part in several for name in _names_of(part)}
+    known = {_LACKS.format(name) for name in names} | {
         _NO_LABELS.format(label_set) for label_set in {label.set for label in labels}
     }
     notes = list(clock_notes)
     for part in several:
         # Of several streams each note says which it is of.
-        stream = f"{next(iter(names_of(part)))}: " if len(part.streams) == 1 else ""
+        stream = f"{next(iter(_names_of(part)))}: " if len(part.streams) == 1 else ""
         notes += [stream + note for note in part.notes if note not in known and not (labels and note.endswith(_BESIDE))]
     return Recording(
         parts[0].session,
@@ -216,7 +223,7 @@ def _on_one_clock(
             errors.append(SourceError(wrong, part.path))
         else:
             kept.append(shifted(part, most.start_ns - part.start_ns))
-            moved += names_of(part)
+            moved += _names_of(part)
     if dated or len(kept) < 2:
         return kept, []
     notes = ["times without a date: all its files are taken to count from one moment"]
@@ -270,3 +277,179 @@ def _add_labels(recording: Recording, file: File, later_ns: int, key: str, optio
     known = {(label.set, label.start_ns, label.end_ns, label.label) for label in recording.labels}
     inside = [label for label in inside if (label.set, label.start_ns, label.end_ns, label.label) not in known]
     recording.labels = sorted([*recording.labels, *inside], key=lambda label: (label.start_ns, label.end_ns))
+
+
+class ToCome:
+    """Which streams of which sessions files may have that are not read yet, by the names in their heads: rather one too many."""
+
+    def __init__(self, groups: Iterable[Sequence[File]], options: ReadOptions, inputs: Sequence[InputOptions]) -> None:
+        self._options, self._inputs = options, inputs
+        self._held = {group[0]: {pair for file in group for pair in self._may_hold(file)} for group in groups}
+        self._counts = Counter(pair for pairs in self._held.values() for pair in pairs)
+        self._over, self._reading = set[str](), set[tuple[str, str]]()
+        #: Streams that some files hold alone, of which nothing says that they are of one session.
+        self.apart = {
+            stream
+            for file, pairs in self._held.items()
+            if not file.stream and len(pairs) < len(inputs)
+            for session, stream in pairs
+            if session != _ANY
+        }
+
+    def begin(self, group: Sequence[File]) -> None:
+        """Hear that these files are read now, and those before them to their end."""
+        for pair in self._reading:
+            self._counts[pair] -= 1
+            if not self._counts[pair]:
+                self._over.add(pair[0])
+        self._reading = self._held.pop(group[0])
+
+    def may_add(self, session: str, streams: Iterable[str], read: bool) -> bool:
+        """Whether a file to come, or the one that is read if that has not given the session yet, may have one of these streams of it."""
+        pairs = [(name, stream) for stream in streams for name in (session, _ANY)]
+        return any(self._counts[pair] > (read and pair in self._reading) for pair in pairs)
+
+    def take_over(self, sessions: Collection[str]) -> list[str]:
+        """Those of the sessions that fewer files may have than when asked before."""
+        over, self._over = self._over, set()
+        return [*sessions] if _ANY in over else [session for session in over if session in sessions]
+
+    def _may_hold(self, file: File) -> Iterator[tuple[str, str]]:
+        options, words = self._options, _names_in(file)
+        own = options.session_name if options.session_name is not None else file.session
+        columns = options.session or ("session",)
+        session = own
+        if (
+            words is None
+            or any(_may_be_in(words, name) for name in columns)
+            or (file.suffix in _MCAP and _CHUNKS in words)
+        ):
+            session = _ANY
+        named = input_of(file.stream, self._inputs) if file.stream else None
+        for item in (named,) if named else self._inputs:
+            sure = words is not None and item.channels and file.suffix not in _MCAP and not named
+            if not sure or any(_may_be_in(words or b"", name) for name in item.channels):
+                yield session, item.stream
+
+
+def _names_in(file: File) -> bytes | None:
+    """The part of a file in which names of columns, or of topics, stand; None where they may stand elsewhere, or columns have none."""
+    with file.open() as raw:
+        start = raw.read(_START)
+        if file.suffix not in (*_MCAP, *_PARQUET):
+            text = start.replace(b"\0", b"")  # UTF-16
+            return text if re.search(rb"[A-Za-z]", text.lstrip().partition(b"\n")[0]) else None
+        size = raw.seek(0, 2)
+        raw.seek(max(0, size - _END))
+        end = raw.read()
+    if file.suffix in _PARQUET:
+        whole = int.from_bytes(end[-8:-4], "little") + 8 <= len(end)
+    else:
+        summary = int.from_bytes(end[-28:-20], "little")
+        whole = summary >= size - len(end) and summary > 0
+    return end if whole else None
+
+
+def _may_be_in(text: bytes, name: str) -> bool:
+    return not name.isascii() or all(word.encode() in text for word in re.findall(r"\w+", name))
+
+
+@dataclass(slots=True, eq=False)
+class _Parts:
+    """Recordings that are one."""
+
+    recordings: list[Recording]
+    names: set[str]  # of their streams
+    start_ns: int
+    end_ns: int
+
+    @classmethod
+    def of(cls, recording: Recording, inputs: Sequence[InputOptions]) -> _Parts:
+        start_ns, end_ns = recording.span_ns(inputs)
+        return cls([recording], _names_of(recording), start_ns, max(end_ns, start_ns + 1))
+
+    def add(self, other: _Parts) -> None:
+        self.recordings += other.recordings
+        self.names |= other.names
+        self.start_ns, self.end_ns = min(self.start_ns, other.start_ns), max(self.end_ns, other.end_ns)
+
+    def nearest(self, others: Iterable[_Parts]) -> tuple[_Parts | None, float]:
+        """Of others that have none of its streams those with which it shares most time: which part of the shorter, below 0 where they lie
+        apart."""
+        free = [other for other in others if self.names.isdisjoint(other.names)]
+        best = max(free, key=self._shared_ns, default=None)
+        if best is None:
+            return None, 0
+        return best, self._shared_ns(best) / min(self.end_ns - self.start_ns, best.end_ns - best.start_ns)
+
+    def _shared_ns(self, other: _Parts) -> int:
+        return min(self.end_ns, other.end_ns) - max(self.start_ns, other.start_ns)
+
+
+@dataclass(slots=True)
+class _Session:
+    """What waits of a session for other files."""
+
+    parts: list[_Parts] = field(default_factory=list)
+    lacks: set[str] = field(default_factory=set)
+
+    def put(self, part: _Parts, least: float) -> _Parts:
+        """Put a part to those with which it shares more than so much of its time, or apart."""
+        best, share = part.nearest(self.parts)
+        if best is None or share <= least:
+            self.parts.append(part)
+            return part
+        best.add(part)
+        return best
+
+    def paired(self) -> list[_Parts]:
+        """All that waits, put together by time: what lies mostly together first, what lies apart last."""
+        for least in (0.5, 0, float("-inf")):
+            left, self.parts = sorted(self.parts, key=lambda part: part.start_ns), []
+            for part in left:
+                self.put(part, least)
+        return self.parts
+
+
+def by_session(
+    recordings: Iterable[Recording], inputs: Sequence[InputOptions], errors: list[SourceError], to_come: ToCome
+) -> Iterator[Recording]:
+    """Recordings with the streams that others of their session have. Where files cut a session each in its own way, parts of it that lie
+    together in time are one."""
+    waiting = dict[str, _Session]()
+    for recording in recordings:
+        session = waiting.setdefault(recording.session, _Session())
+        part = _Parts.of(recording, inputs)
+        session.lacks |= {*_lacking(part.names, inputs)}
+        parts = session.put(part, 0.5)
+        if not _lacking(parts.names, inputs):
+            session.parts.remove(parts)
+            yield from _whole(parts, inputs, errors)
+        for name in dict.fromkeys([recording.session, *to_come.take_over(waiting)]):
+            if not to_come.may_add(name, waiting[name].lacks, name == recording.session):
+                for parts in waiting.pop(name).paired():
+                    yield from _whole(parts, inputs, errors, to_come.apart)
+    for session in waiting.values():
+        for parts in session.paired():
+            yield from _whole(parts, inputs, errors, to_come.apart)
+
+
+def _whole(
+    parts: _Parts, inputs: Sequence[InputOptions], errors: list[SourceError], apart: Iterable[str] = ()
+) -> Iterator[Recording]:
+    first, *more = parts.recordings
+    folders = {str(PurePath(part.path).parent) for part in parts.recordings}
+    path = first.path if not more or len(folders) > 1 else folders.pop()
+    try:
+        recording = _together(parts.recordings, path, inputs, errors) if more else first
+    except SourceError as error:
+        errors.append(error)
+        return
+    lacks = _lacking(_names_of(recording), inputs)
+    for stream in lacks:
+        note = f"no file has stream `{stream}` of it"
+        if {*lacks} <= {*apart}:  # others have it: they may be of one session
+            note += f": files of one session are named after their streams ({stream}.csv) in a folder of its own, or share a `session`"
+            recording.notes = [known for known in recording.notes if known != _LACKS.format(stream)]
+        recording.notes += [note] if _LACKS.format(stream) not in recording.notes else []
+    yield recording

@@ -39,12 +39,9 @@ class ReplayPlan:
 class Due(NamedTuple):
     """One chunk and when it is due."""
 
-    due_ns: int
-    """Event time since the replay's start, ns."""
-    session: int
-    """Which recording, counted from 0."""
+    due_ns: int  # event time since the replay's start
+    session: int  # which recording, and which stream of it, counted from 0
     stream: int
-    """Which stream of it, counted from 0."""
     chunk: Chunk
 
 

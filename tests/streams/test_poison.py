@@ -29,7 +29,7 @@ from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import ChunkError, EventError, FormatError, KymoError
 from kymo.streams.events import Event
 from kymo.streams.kafka.client import client_arguments
-from kymo.streams.labels.files import as_json_lines, as_table
+from kymo.streams.labels.cli import as_json_lines, as_table
 from kymo.streams.labels.labels import Label, current_labels
 from kymo.streams.messages import Record, read_object, session_of
 from kymo.streams.promotions import Promotion

@@ -16,8 +16,16 @@ from verbs import invoke
 from kymo.streams.errors import SourceError
 from kymo.streams.kafka.admin import ensure_topics
 from kymo.streams.kafka.publish import Publisher
-from kymo.streams.labels.cli import append_labels, read_labels
-from kymo.streams.labels.files import ImportOptions, as_json_lines, as_labels_json, as_table, labels_of_path, parse_time
+from kymo.streams.labels.cli import (
+    ImportOptions,
+    append_labels,
+    as_json_lines,
+    as_labels_json,
+    as_table,
+    labels_of_path,
+    parse_time,
+    read_labels,
+)
 from kymo.streams.labels.labels import LABEL_SCHEMA, Label, LabelsJson
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names

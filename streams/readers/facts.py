@@ -1,6 +1,8 @@
-"""What lines before a table say of it. In: those lines. Out: the rate, names and units of columns.
+"""What a file says besides its rows. In: the lines before a table, JSON beside the file. Out: the rate, names and units of columns.
 
 Loggers write about the device above the names: what goes at a rate of its own there, such as a filter or the mains, is no sampling rate.
+Others export a file of settings: ``{"sample_freqs": {"ECG": 500}, "units": {"ECG": "uV"}}`` in `meta.json` beside `ECG.csv`, or
+``{"SamplingFrequency": 100}`` in `a.json` beside `a.csv`.
 """
 
 from __future__ import annotations
@@ -8,11 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
+from kymo.streams.readers.cells import cells_in, count_values
+from kymo.streams.readers.files import File
 from kymo.streams.units import known_unit, unit_in
+from kymo.streams.words import is_number
 
 _NUMBER, _UNTIL = r"(\d+(?:\.\d+)?)", r"[^\d\n]{0,12}?"
 _RATE = re.compile(
@@ -37,6 +42,20 @@ _NAMES_ARE = re.compile(r"^\W*(?:labels|columns|names)\s*:?=?\s*", re.IGNORECASE
 _NAMES_WITHIN = re.compile(r"\b(?:labels|columns|channels)\s*[:=]+\s*([^,;:=\t]+)", re.IGNORECASE)
 _UNITS_ARE = re.compile(r"^\W*units?\s*(?:[:=,;\t]+\s*(.*))?$", re.IGNORECASE)
 _SENSOR_IS = re.compile(r"^\W*(?:sensor type|channel name)\s*[:=,;\t]+\s*(.*)$", re.IGNORECASE)
+
+_SETTINGS = ("meta.json", "metadata.json", "info.json")  # besides the file's own name
+_LARGEST = 2**20  # bytes
+_RATE_KEY = re.compile(r"sampl\w*[ _-]?(freq\w*|rate)\w*|fs|sfreq|srate|rate_hz", re.IGNORECASE)
+_UNIT_KEY = re.compile(r"units?", re.IGNORECASE)
+
+
+class Facts(NamedTuple):
+    """What is said once of all rows."""
+
+    rate: Fraction | None = None  # samples per second; 0 of an irregular stream
+    units: Mapping[str, str] = {}  # by column
+    start_ns: int = 0  # time of the first sample, or from which the times count
+    source: str = "the head of the file"  # what says the rate
 
 
 def rate_in(preface: Sequence[str]) -> Fraction | None:
@@ -67,25 +86,19 @@ def _of_samples(pattern: re.Pattern[str], line: str) -> re.Match[str] | None:
     return None
 
 
-def names_in(
-    preface: Sequence[str],
-    width: int,
-    cells: Callable[[str], list[str]],  # a line's cells
-    are_names: Callable[[list[str]], bool],
-    are_units: Callable[[list[str]], bool],
-) -> tuple[list[str], list[str]]:
+def names_in(preface: Sequence[str], width: int, delimiter: str) -> tuple[list[str], list[str]]:
     """Names of so many columns: in the last comment so wide, or the one above, where those are units; and these."""
     comments: list[list[str]] = []
     for line in reversed([line for line in preface if line.startswith("#")]):
-        row = cells(_NAMES_ARE.sub("", line.lstrip("# ")))
-        if len(row) == width and are_names(row):
+        row = cells_in(_NAMES_ARE.sub("", line.lstrip("# ")), delimiter)
+        if len(row) == width and not count_values(row):
             comments.append(row)
         elif comments:
             break
     within = [match[1].split() for line in preface if (match := _NAMES_WITHIN.search(line))]
     sensors = [match[1].strip() for line in preface if (match := _SENSOR_IS.match(line))]
     lists = [*comments[-1:], *_lists_in_json(preface), *within, ["", *sensors]]
-    units = comments[0] if len(comments) > 1 and are_units(comments[0]) else []
+    units = comments[0] if len(comments) > 1 and are_units(comments[0], range(width)) else []
     return next((names for names in lists if len(names) == width), []), units
 
 
@@ -119,3 +132,52 @@ def units_in(preface: Sequence[str], names: Sequence[str]) -> dict[str, str]:
         if texts and len(texts) == len(columns):
             return {column: unit for column, cell in zip(columns, texts, strict=True) if (unit := unit_in(cell))}
     return {}
+
+
+def are_units(row: Sequence[str], columns: Sequence[int]) -> bool:
+    cells = [row[n] for n in columns if n < len(row) and row[n]]
+    return bool(cells) and 2 * sum(bool(known_unit(cell)) for cell in cells) >= len(cells)
+
+
+def files_beside(file: File) -> Iterator[File]:
+    """The files of settings that are beside a file, its own first."""
+    for name in (f"{file.place.stem}.json", *_SETTINGS):
+        if (beside := file.beside(name)).exists():
+            yield beside
+
+
+def facts_beside(file: File, names: Sequence[str]) -> Facts:
+    """What the first JSON beside a file says of its rate, if one does, and of the unit of all its columns."""
+    stem = file.place.stem
+    for beside in files_beside(file):
+        with beside.open() as raw:
+            text = raw.read(_LARGEST)
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        rates = {
+            value for value in _members_of(content, stem, _RATE_KEY) if is_number(value) and 1e-9 < float(value) < 1e9
+        }
+        units = {known_unit(value) for value in _members_of(content, stem, _UNIT_KEY)} - {""}
+        if len(rates) == 1:
+            columns = dict.fromkeys(names, units.pop()) if len(units) == 1 else {}
+            return Facts(Fraction(rates.pop()), columns, source=beside.place.name)
+    return Facts()
+
+
+def _members_of(content: Any, stem: str, key: re.Pattern[str]) -> Iterator[str]:
+    """What members of such a name say: for all, or in an object a signal, for the one of the file's name."""
+    if not isinstance(content, Mapping):
+        return
+    of_file = {name.lower(): value for name, value in content.items()}.get(stem.lower())
+    if isinstance(of_file, Mapping):
+        yield from _members_of(of_file, stem, key)
+        return
+    for name, value in content.items():
+        if key.fullmatch(name):
+            of_signal = (
+                {str(k).lower(): v for k, v in value.items()}.get(stem.lower()) if isinstance(value, Mapping) else value
+            )
+            if isinstance(of_signal, int | float | str):
+                yield str(of_signal)
