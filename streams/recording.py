@@ -45,43 +45,22 @@ class LabelOptions:
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """How files become sessions.
+    """How files become sessions."""
 
-    Attributes
-    ----------
-    inputs : tuple of InputOptions
-        Streams to make; empty for one stream of all numeric columns.
-    session : tuple of str
-        Columns that together name a session; empty for the column ``session`` if it is there, else the file's stem.
-    subject : str, optional
-        Column of the subject's pseudonym; None for the column ``subject`` if it is there.
-    keep : str, optional
-        Rows to keep, such as ``usabledata == 1``: comparisons, ``in``, ``and``, ``or``, ``not`` of columns, numbers and
-        texts.
-    label_column : str, optional
-        Column of the class.
-    label_key : str, optional
-        Member of `metadata` in a labels JSON ``X.labels.json`` beside the file ``X.csv`` or ``X.mcap``.
-    label_names : mapping
-        Class name of each value.
-    more_labels : tuple of LabelOptions
-        Further sets of labels, from other columns or keys.
-    session_name, stream_name : str, optional
-        Names to use instead of the file's.
-    file_names : str, optional
-        What the names of files, or of folders that they are in, say, such as ``{label}_{subject}``.
-    """
-
-    inputs: tuple[InputOptions, ...] = ()
+    inputs: tuple[InputOptions, ...] = ()  # streams to make; empty for one stream of all numeric columns
+    # columns that together name a session; empty for the column ``session`` if it is there, else the file's stem
     session: tuple[str, ...] = ()
-    subject: str | None = None
+    subject: str | None = None  # column of the subject's pseudonym; None for the column ``subject`` if it is there
+    # rows to keep, such as ``usabledata == 1``: comparisons, ``in``, ``and``, ``or``, ``not`` of columns, numbers and texts
     keep: str | None = None
-    label_column: str | None = "label"
+    label_column: str | None = "label"  # of the class
+    # member of `metadata` in a labels JSON ``X.labels.json`` beside the file ``X.csv`` or ``X.mcap``
     label_key: str | None = None
-    label_names: Mapping[str, str] = field(default_factory=dict)
-    more_labels: tuple[LabelOptions, ...] = ()
-    session_name: str | None = None
+    label_names: Mapping[str, str] = field(default_factory=dict)  # class name of each value
+    more_labels: tuple[LabelOptions, ...] = ()  # further sets of labels, from other columns or keys
+    session_name: str | None = None  # instead of the file's, as the next
     stream_name: str | None = None
+    # what the names of files, or of folders that they are in, say, such as ``{label}_{subject}``
     file_names: str | None = None
 
     @property
@@ -184,33 +163,15 @@ class StreamData:
 
 @dataclass(slots=True, eq=False)
 class Recording:
-    """One session as its file holds it.
+    """One session as its file holds it."""
 
-    Attributes
-    ----------
-    session : str
-        Its name; the Kafka key.
-    streams : list of StreamData
-        Its signals.
-    labels : list of Label
-        By start.
-    subject : str, optional
-        Pseudonym.
-    metadata : dict of str
-        What else the file says of the session.
-    path : str
-        Where it was read from.
-    notes : list of str
-        Every repair and every guess, counted, in words, with the first row.
-    """
-
-    session: str
+    session: str  # its name; the Kafka key
     streams: list[StreamData]
-    labels: list[Label] = field(default_factory=list)
-    subject: str | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
-    path: str = ""
-    notes: list[str] = field(default_factory=list)
+    labels: list[Label] = field(default_factory=list)  # by start
+    subject: str | None = None  # pseudonym
+    metadata: dict[str, str] = field(default_factory=dict)  # what else the file says of the session
+    path: str = ""  # where it was read from
+    notes: list[str] = field(default_factory=list)  # every repair and every guess, counted, with the first row
 
     @property
     def start_ns(self) -> int:
@@ -241,20 +202,10 @@ class Recording:
         return [stream for stream in self.streams if stream.count] or self.streams
 
     def label_of(self, start_ns: int, end_ns: int, min_share: float = 0.5) -> str | None:
-        """The class that covers the largest part of an interval, if that is at least `min_share` of it.
+        """The class that covers the largest part of ``[start_ns, end_ns)``, if that is at least `min_share` of it, else None.
 
-        Parameters
-        ----------
-        start_ns, end_ns : int
-            Half open, Unix ns.
-        min_share : float
-            0 to 1. Of classes with equal parts the one whose part begins first counts, then the first by name. Labels of
-            one class that overlap count once.
-
-        Returns
-        -------
-        str or None
-            None where no class covers enough.
+        Of classes with equal parts the one whose part begins first counts, then the first by name. Labels of one class that
+        overlap count once.
         """
         near = [label for label in self.labels if label.start_ns < end_ns and start_ns < label.end_ns]
         return Cover(near).label_of(start_ns, end_ns, min_share)

@@ -272,18 +272,11 @@ class Extra:
 
 def extra_of(record: Any) -> dict[str, Any]:
     """Members of a record's :class:`Extra`."""
-    out: dict[str, Any] = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-    if record.headers:
-        out["headers"] = [
-            [name, None if value is None else base64.b64encode(value).decode()] for name, value in record.headers
-        ]
-    if record.value is None:
-        out["deleted"] = True
-    if record.timestamp < 0:
-        out["timestamp"] = record.timestamp
-    if record.timestamp_type:
-        out["timestamp_type"] = record.timestamp_type
-    return out
+    texts = [(name, value if value is None else base64.b64encode(value).decode()) for name, value in record.headers]
+    members = {"headers": texts, "deleted": record.value is None, "timestamp": min(record.timestamp, 0)}
+    members["timestamp_type"] = record.timestamp_type
+    place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+    return place | {name: member for name, member in members.items() if member}
 
 
 def read_extra(raw: bytes) -> tuple[tuple[str, int, int], dict[str, Any]]:

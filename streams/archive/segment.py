@@ -32,26 +32,22 @@ from kymo.streams.codec import CHUNK_SCHEMA
 from kymo.streams.errors import ArchiveError
 from kymo.streams.events import EVENT_SCHEMA
 from kymo.streams.files import take_name, to_disk
+from kymo.streams.labels.labels import LABEL_SCHEMA
+from kymo.streams.promotions import PROMOTION_SCHEMA
+from kymo.streams.sessions import SESSION_SCHEMA
 from kymo.streams.topics import CHUNK_TOPICS, MIB
 
 CHUNK_BYTES = MIB
 #: MCAP numbers channels with 16 bits.
 MOST_CHANNELS = 60_000
 _TEXT, _NS = {"type": "string"}, {"type": "integer", "description": "Unix nanoseconds"}
-_LABEL = ("Label", {"id": _TEXT, "session": _TEXT, "set": _TEXT, "start_ns": _NS, "end_ns": _NS, "label": _TEXT})
-_ALERT = ("Alert", {"id": _TEXT, "rule": _TEXT, "state": _TEXT, "start_ns": _NS, "end_ns": _NS})
+_ALERT = {"id": _TEXT, "rule": _TEXT, "state": _TEXT, "start_ns": _NS, "end_ns": _NS}
 _JSON_SCHEMAS: dict[str, dict[str, Any]] = {
-    "events": EVENT_SCHEMA,
-    "shadow": EVENT_SCHEMA,
-    **{
-        name: {"title": title, "type": "object", "additionalProperties": True, "properties": members}
-        for name, (title, members) in {
-            "labels": _LABEL,
-            "alerts": _ALERT,
-            "sessions": ("Session", {"session": _TEXT, "start_ns": _NS, "end_ns": _NS}),
-            "models": ("Promotion", {}),
-        }.items()
-    },
+    **dict.fromkeys(("events", "shadow"), EVENT_SCHEMA),
+    "labels": LABEL_SCHEMA,
+    "sessions": SESSION_SCHEMA,
+    "models": PROMOTION_SCHEMA,
+    "alerts": {"title": "Alert", "type": "object", "additionalProperties": True, "properties": _ALERT},
 }
 
 

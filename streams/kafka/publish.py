@@ -44,7 +44,7 @@ class Publisher:
         self._timeout_s = delivery_timeout_s
         self._changed = threading.Condition()
         self._waiting_bytes = 0
-        self._failure = ""
+        self.failure = ""  # the first that was not delivered, on one line
         self._partitions: dict[str, int] = {}
         self._places: dict[tuple[str, str], tuple[bytes, int]] = {}
         with kafka_errors(settings, "connecting"):
@@ -103,20 +103,15 @@ class Publisher:
         """Wait until everything that was sent is acknowledged."""
         with self._changed:
             timed_out = not self._changed.wait_for(
-                lambda: self._failure or self._waiting_bytes == 0, self._timeout_s if timeout_s is None else timeout_s
+                lambda: self.failure or self._waiting_bytes == 0, self._timeout_s if timeout_s is None else timeout_s
             )
-            if self._failure:
-                raise DeliveryError(self._failure)
+            if self.failure:
+                raise DeliveryError(self.failure)
             if timed_out:
                 raise DeliveryError(
                     f"{self.sent - self.acknowledged} of {self.sent} messages are not acknowledged by Kafka at "
                     f"{self._settings.brokers}; is it running (kymo broker status)?"
                 )
-
-    @property
-    def failure(self) -> str:
-        """The first delivery failure on one line, or empty."""
-        return self._failure
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Give the connection back; what is not acknowledged by then is dropped, so flush before."""
@@ -131,11 +126,11 @@ class Publisher:
     def _await_room(self, size: int) -> None:
         """Wait until `size` more bytes may be under way; the lock is held."""
         give_up = time.monotonic() + self._timeout_s + REQUEST_TIMEOUT_S
-        while not self._failure and self._waiting_bytes and self._waiting_bytes + size > self._limit:
+        while not self.failure and self._waiting_bytes and self._waiting_bytes + size > self._limit:
             if not self._changed.wait(give_up - time.monotonic()):
-                self._failure = self._failure or f"Kafka at {self._settings.brokers} acknowledges nothing any more"
-        if self._failure:
-            raise DeliveryError(self._failure)
+                self.failure = self.failure or f"Kafka at {self._settings.brokers} acknowledges nothing any more"
+        if self.failure:
+            raise DeliveryError(self.failure)
 
     def _place(self, topic: str, key: str) -> tuple[bytes, int]:
         place = self._places.get((topic, key))
@@ -152,7 +147,7 @@ class Publisher:
         with self._changed:
             self.acknowledged += not failure
             self._waiting_bytes -= size
-            self._failure = self._failure or failure
+            self.failure = self.failure or failure
             self._changed.notify_all()
         if on_done:
             on_done(not failure)
