@@ -92,9 +92,8 @@ def _row(event: Event) -> bytes:
     if event.absent:
         result += f"  without {', '.join(event.absent)}"
     head = f"  {event.head}" if event.head else ""
-    return (
-        f"{utc(event.start_ns, 3).removesuffix('Z')}  {event.session:<24} {event.recipe}{head:<12} {result}\n".encode()
-    )
+    start = utc(event.start_ns, 3).removesuffix("Z")
+    return f"{start}  {event.session:<24} {event.recipe}{head:<12} {result}\n".encode()
 
 
 _COLUMNS = (

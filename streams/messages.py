@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple, NoReturn
 
 from google.protobuf.message import DecodeError
@@ -113,12 +114,8 @@ def _depth(value: Any) -> int:
     """How deep objects and lists stand in each other; layer by layer, without recursion."""
     layer, depth = [value], 0
     while layer:
-        layer = [
-            inner
-            for item in layer
-            if isinstance(item, dict | list)
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
+        lists = [item.values() if isinstance(item, dict) else item for item in layer if isinstance(item, dict | list)]
+        layer = list(chain.from_iterable(lists))
         depth += 1
     return depth
 

@@ -185,12 +185,9 @@ class Recording:
 
     def span_ns(self, inputs: Sequence[InputOptions]) -> tuple[int, int]:
         """Where its streams begin and end once inputs have moved them."""
-        spans = [
-            (stream.start_ns + later_ns, stream.end_ns + later_ns)
-            for stream in self._with_samples()
-            for later_ns in (_offset_ns(stream, inputs),)
-        ]
-        return min((start for start, _ in spans), default=0), max((end for _, end in spans), default=0)
+        streams = [(stream, _offset_ns(stream, inputs)) for stream in self._with_samples()]
+        start_ns = min((stream.start_ns + later_ns for stream, later_ns in streams), default=0)
+        return start_ns, max((stream.end_ns + later_ns for stream, later_ns in streams), default=0)
 
     def offset_ns(self, inputs: Sequence[InputOptions]) -> int:
         """By how much inputs move its streams; 0 where each is moved otherwise."""

@@ -151,9 +151,7 @@ class Recovered:
 
     @property
     def text(self) -> str:
-        return f"{self.path}: {many(self.records, 'record')} recovered; " + (
-            "; ".join(self.notes) or "nothing was lost"
-        )
+        return f"{self.path}: {many(self.records, 'record')} recovered; {'; '.join(self.notes) or 'nothing was lost'}"
 
 
 def recover(folder: Path) -> list[Recovered]:

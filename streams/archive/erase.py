@@ -79,9 +79,8 @@ class Erased:
         if session not in self._digests:
             self._digests[session] = name_digest(session)
         offsets = self._until.get(self._digests[session], {})
-        ids = (
-            {"", topic_id} if topic_id else {known_id for _, known_id in offsets}
-        )  # of a segment that does not tell: any
+        # Of a segment that does not tell: any.
+        ids = {"", topic_id} if topic_id else {known_id for _, known_id in offsets}
         return bool(record.offset < max((offsets.get((place, known_id), 0) for known_id in ids), default=0))
 
     def add(self, session: str, until: Mapping[Place, int], topic_ids: Mapping[str, str] | None = None) -> None:
@@ -91,13 +90,10 @@ class Erased:
         for place, offset in until.items():
             key = (place, (topic_ids or {}).get(place[0], ""))
             offsets[key] = max(offset, offsets.get(key, 0))
-        rows = [
-            {
-                "session_sha256": digest,
-                "until": [[*place, offset, topic_id] for (place, topic_id), offset in sorted(offsets.items())],
-            }
-            for digest, offsets in sorted(self._until.items())
-        ]
+        rows = []
+        for digest, offsets in sorted(self._until.items()):
+            until_rows = [[*place, offset, topic_id] for (place, topic_id), offset in sorted(offsets.items())]
+            rows.append({"session_sha256": digest, "until": until_rows})
         write_whole(self._path, json.dumps(rows), durable=True)
 
 

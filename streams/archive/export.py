@@ -44,35 +44,23 @@ Tell = Callable[[str], None]
 _ENCODINGS = {1: "mono8", 3: "rgb8", 4: "rgba8"}
 _INFO = 2
 Timed = tuple[int, int, bytes]  # Unix ns, channel, message
+TEXT, _WHOLE = {"type": "string"}, {"type": "integer", "minimum": 0}
 TIME = {
     "type": "object",
     "title": "time",
-    "properties": {
-        "sec": {"type": "integer", "minimum": 0},
-        "nsec": {"type": "integer", "minimum": 0, "maximum": 999_999_999},
-    },
+    "properties": {"sec": _WHOLE, "nsec": _WHOLE | {"maximum": 999_999_999}},
 }
-TEXT, _WHOLE = {"type": "string"}, {"type": "integer", "minimum": 0}
 _BYTES = {"type": "string", "contentEncoding": "base64"}
 #: Members of Foxglove's own schemas: https://docs.foxglove.dev/docs/sdk/schemas.
 SCHEMAS: dict[str, dict[str, Any]] = {
     "foxglove.CompressedImage": {"timestamp": TIME, "frame_id": TEXT, "data": _BYTES, "format": TEXT},
     "foxglove.RawImage": {
-        "timestamp": TIME,
-        "frame_id": TEXT,
-        "width": _WHOLE,
-        "height": _WHOLE,
-        "encoding": TEXT,
-        "step": _WHOLE,
-        "data": _BYTES,
+        "timestamp": TIME, "frame_id": TEXT, "width": _WHOLE, "height": _WHOLE,
+        "encoding": TEXT, "step": _WHOLE, "data": _BYTES,
     },
     "foxglove.Log": {
-        "timestamp": TIME,
-        "level": {"title": "LogLevel", "oneOf": [{"title": "INFO", "const": 2}]},
-        "message": TEXT,
-        "name": TEXT,
-        "file": TEXT,
-        "line": _WHOLE,
+        "timestamp": TIME, "level": {"title": "LogLevel", "oneOf": [{"title": "INFO", "const": 2}]},
+        "message": TEXT, "name": TEXT, "file": TEXT, "line": _WHOLE,
     },
 }
 
@@ -116,11 +104,7 @@ def label_columns(labels: Iterable[Label], times_ns: NDArray[np.int64]) -> dict[
         column = out.setdefault(label.set, [""] * len(times_ns))
         a, b = np.searchsorted(times_ns, [label.start_ns, label.end_ns]).tolist()
         column[a:b] = [label.label] * (b - a)
-    return (
-        {"label": next(iter(out.values()))}
-        if len(out) == 1
-        else {f"label.{name}": column for name, column in out.items()}
-    )
+    return {f"label.{name}" if len(out) > 1 else "label": column for name, column in out.items()}
 
 
 def _tables(recording: Recording, fmt: str, folder: Path, tell: Tell) -> Iterator[Path]:
@@ -221,9 +205,7 @@ def sample_times(stream: StreamData) -> NDArray[np.int64]:
     for first, piece in stream.pieces:
         end = first + len(piece)
         fits = max(abs(first), end) * NS * rate.denominator < 2**62
-        numbers = np.arange(
-            first, end, dtype=np.int64 if fits else object
-        )  # else the product does not fit into 64 bits
+        numbers = np.arange(first, end, dtype=np.int64 if fits else object)  # the product may not fit into 64 bits
         parts.append((origin + numbers * (NS * rate.denominator) // rate.numerator).astype(np.int64))
     return np.concatenate(parts)
 
@@ -270,14 +252,10 @@ def _logs(writer: Writer, labels: list[Label]) -> Iterator[Timed]:
     name = "foxglove.Log"
     channel = json_channel(writer, "/labels", name, SCHEMAS[name])
     for label in sorted(labels, key=lambda label: label.start_ns):
-        members = {
-            "level": _INFO,
-            "message": f"{label.label} for {(label.end_ns - label.start_ns) / NS:g} s",
-            "name": label.set,
-            "file": label.author,
-            "line": 0,
-        }
-        yield label.start_ns, channel, json.dumps({"timestamp": stamp(label.start_ns)} | members).encode()
+        text = f"{label.label} for {(label.end_ns - label.start_ns) / NS:g} s"
+        members = {"timestamp": stamp(label.start_ns), "level": _INFO, "message": text}
+        members |= {"name": label.set, "file": label.author, "line": 0}
+        yield label.start_ns, channel, json.dumps(members).encode()
 
 
 def _events(writer: Writer, events: list[Event]) -> Iterator[Timed]:

@@ -49,11 +49,7 @@ from kymo.streams.topics import MIB, Place
 POLL_MS = 100
 DISCOVER_S = 2.0
 #: How topics are read: a partition that lost what was to come next is placed anew.
-CONSUMER: dict[str, Any] = {
-    "auto_offset_reset": "none",
-    "fetch_max_wait_ms": POLL_MS,
-    "fetch_max_bytes": 32 * MIB,
-}
+CONSUMER = {"auto_offset_reset": "none", "fetch_max_wait_ms": POLL_MS, "fetch_max_bytes": 32 * MIB}
 _BATCH = 500  # records between two looks at a segment's size
 
 

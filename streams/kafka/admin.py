@@ -88,14 +88,10 @@ def ensure_topics(settings: Settings, names: Names) -> Topics:
 
 
 def _create(admin: Any, settings: Settings, names: Names, missing: list[Topic]) -> list[str]:
-    configurations = {
-        names.of(topic.name): {
-            "num_partitions": topic.partitions or settings.partitions,
-            "replication_factor": settings.replication,
-            "configs": topic.config(),
-        }
-        for topic in missing
-    }
+    configurations = {}
+    for topic in missing:
+        counts = {"num_partitions": topic.partitions or settings.partitions, "replication_factor": settings.replication}
+        configurations[names.of(topic.name)] = counts | {"configs": topic.config()}
     created = []
     for row in admin.create_topics(configurations, raise_errors=False)["topics"]:
         error, full = for_code(row["error_code"]), row["name"]

@@ -33,14 +33,8 @@ def client_arguments(settings: Settings) -> dict[str, Any]:
         raise SettingsError("no broker is named: set KYMO_BROKERS=host:port, or start one with `kymo broker start`")
     _use_compiled_checksum()
     tls = {"ssl_context": settings.ssl_context()} if settings.security_protocol.endswith("SSL") else {}
-    return (
-        settings.kafka_python()
-        | tls
-        | {
-            "bootstrap_timeout_ms": int(BOOTSTRAP_TIMEOUT_S * 1000),
-            "reconnect_backoff_max_ms": 1000,
-        }
-    )
+    waits = {"bootstrap_timeout_ms": int(BOOTSTRAP_TIMEOUT_S * 1000), "reconnect_backoff_max_ms": 1000}
+    return settings.kafka_python() | tls | waits
 
 
 @contextmanager

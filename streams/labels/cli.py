@@ -186,15 +186,10 @@ def as_labels_json(labels: Sequence[Label]) -> str:
             f"a labels JSON holds one session, these labels are of {len(sessions)} ({', '.join(sessions[:3])}, …); "
             f"choose one with --session, or another --format"
         )
-    events = [
-        {
-            "id": label.id,
-            "startTime": {"sec": label.start_ns // NS, "nsec": label.start_ns % NS},
-            "endTime": {"sec": label.end_ns // NS, "nsec": label.end_ns % NS},
-            "metadata": {label.set: label.label},
-        }
-        for label in labels
-    ]
+    events = []
+    for label in labels:
+        start, end = ({"sec": at // NS, "nsec": at % NS} for at in (label.start_ns, label.end_ns))
+        events.append({"id": label.id, "startTime": start, "endTime": end, "metadata": {label.set: label.label}})
     return json.dumps({"events": events}, ensure_ascii=False, indent=1) + "\n"
 
 

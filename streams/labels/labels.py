@@ -100,9 +100,10 @@ def canonical(label: object) -> str:
     return "0" if plain in ("-0", "") else plain
 
 
-def interval(**members: Any) -> Label:
+def interval(session: str, set: str, start_ns: int, end_ns: int, label: str, **members: Any) -> Label:
     """A Label; its id is made from session, set and start where none is given."""
-    return Label(**{"id": f"{members['session']}/{members['set']}/{members['start_ns']}"} | members)
+    identity = members.pop("id", f"{session}/{set}/{start_ns}")
+    return Label(identity, session, set, start_ns, end_ns, label, **members)
 
 
 class LabelsJson:

@@ -45,16 +45,13 @@ def read_basic_motions(name: str, options: ReadOptions) -> Iterator[Recording]:
     if item.rate_hz not in (None, RATE_HZ):
         raise SourceError(f"has {RATE_HZ} Hz, the recipe says {item.rate_hz} Hz; correct `rate_hz`", name)
     fmt = signal_format(item.stream, channels, RATE_HZ, "float64", item.units)
+    columns = [CHANNELS.index(channel) for channel in channels]
     prefix = options.session_name or name.replace(":", "-")
     for number, (data, name_of_class) in enumerate(_cases(path)):
         session = f"{prefix}-{number:02d}"
-        stream = StreamData(
-            Header(session, 0, fmt), np.ascontiguousarray(data[:, [CHANNELS.index(c) for c in channels]])
-        )
+        stream = StreamData(Header(session, 0, fmt), np.ascontiguousarray(data[:, columns]))
         text = rename(canonical(name_of_class.lower()), options.label_names)
-        label = interval(
-            session=session, set="label", start_ns=0, end_ns=stream.end_ns, label=text, author="BasicMotions"
-        )
+        label = interval(session, "label", 0, stream.end_ns, text, author="BasicMotions")
         yield Recording(session, [stream], [label], None, dict(_METADATA), name, [_NOTE])
 
 
@@ -79,12 +76,8 @@ def _cases(path: Path) -> Iterator[tuple[np.ndarray[tuple[int, ...], np.dtype[np
         if data and line.strip():
             *signals, label = line.strip().split(":")
             try:
-                yield (
-                    np.array([[float(text) for text in signal.split(",")] for signal in signals]).T.reshape(
-                        -1, len(CHANNELS)
-                    ),
-                    label,
-                )
+                samples = np.array([[float(text) for text in signal.split(",")] for signal in signals])
+                yield samples.T.reshape(-1, len(CHANNELS)), label
             except ValueError as error:
                 raise SourceError(f"is damaged ({error}); install aeon again", path, row) from None
         data = data or line.strip().lower() == "@data"

@@ -166,9 +166,8 @@ class Numbers:
         plain = [
             sum(map(is_number, column)) if cells else 0 for column, cells in zip(columns, with_commas, strict=True)
         ]
-        large = any(
-            map(_is_large, chain(*(column for column, cells in zip(columns, with_commas, strict=True) if cells)))
-        )
+        beside = chain.from_iterable(column for column, cells in zip(columns, with_commas, strict=True) if cells)
+        large = any(map(_is_large, beside))
         many = any(plain) and len(commas) >= _MANY and (delimiter == "," or large)
         certain = many or any(cell.count(",") > 1 or "." in cell for cell in commas)
         points = any(_POINT.fullmatch(cell) for column in columns for cell in column)

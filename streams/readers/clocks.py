@@ -66,12 +66,8 @@ class Clock:
         step = int(np.median(steps[steps > 0])) if (steps > 0).any() else 0
         far = max(_FAR_NS, _FAR * step)
         over = times[2:] - times[:-2]  # around each time but the first and the last
-        wrong = (
-            np.flatnonzero(
-                (np.abs(steps[:-1]) > far) & (np.abs(steps[1:]) > far) & (over > 0) & (over <= 2 * _STEPS * step)
-            )
-            + 1
-        )
+        away = np.abs(steps) > far
+        wrong = np.flatnonzero(away[:-1] & away[1:] & (over > 0) & (over <= 2 * _STEPS * step)) + 1
         if len(wrong):
             times = times.copy()
             times[wrong] = (times[wrong - 1] + times[wrong + 1]) // 2

@@ -54,11 +54,8 @@ class Block:
         """Some of its rows, with the texts of some columns; by default of all."""
         if len(at) == len(self.rows) and names is None:
             return self
-        texts = {
-            name: [column[i] for i in at.tolist()]
-            for name, column in self.texts.items()
-            if names is None or name in names
-        }
+        columns = [name for name in self.texts if names is None or name in names]
+        texts = {name: [self.texts[name][i] for i in at.tolist()] for name in columns}
         values = self.values if len(at) == len(self.rows) else self.values[at]
         return Block(self.rows[at], values, texts, None if self.times_ns is None else self.times_ns[at], self.notes)
 
@@ -111,9 +108,7 @@ class ColumnRoles:
             self.inputs = tuple(replace(item, rate_hz=table.facts.rate) for item in self.inputs)
             self.notes.append(f"rate {float(table.facts.rate):g} Hz, as {table.facts.source} says")
         if table.facts.rate == 0:
-            self.inputs = tuple(
-                replace(i, rate_hz=i.rate_hz if i.rate_hz is not None else Fraction(0)) for i in self.inputs
-            )
+            self.inputs = tuple(i if i.rate_hz is not None else replace(i, rate_hz=Fraction(0)) for i in self.inputs)
         # Not missed is the column `label`, where no recipe may ask for it, and the recipe's own where a labels JSON has its labels.
         optional = {"label", options.label_column if options.label_key else None, *self.labels}
         absent = [name for name in options.label_columns if name not in optional]

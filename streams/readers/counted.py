@@ -57,10 +57,7 @@ def coarse(times: Int) -> Counted | None:
     pauses = np.flatnonzero(between > 2.5 * np.quantile(between, 0.9)) + 1
     # The first stamp of a run, and what is below it, may be cut short.
     runs = [run[1:] if len(run) > 2 else run for run in np.split(np.arange(len(starts)), pauses)]
-    rows, spans = (
-        sum(starts[run[-1]] - starts[run[0]] for run in runs),
-        sum(stamps[run[-1]] - stamps[run[0]] for run in runs),
-    )
+    rows, spans = (sum(values[run[-1]] - values[run[0]] for run in runs) for values in (starts, stamps))
     if spans <= 0 or (len(runs) > 1 and step * rows / spans < 1):
         return None
     rate = rows / spans if len(runs) > 1 else _slope(stamps[runs[0]], starts[runs[0]].astype(np.float64))

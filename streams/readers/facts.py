@@ -176,8 +176,7 @@ def _members_of(content: Any, stem: str, key: re.Pattern[str]) -> Iterator[str]:
         return
     for name, value in content.items():
         if key.fullmatch(name):
-            of_signal = (
-                {str(k).lower(): v for k, v in value.items()}.get(stem.lower()) if isinstance(value, Mapping) else value
-            )
-            if isinstance(of_signal, int | float | str):
-                yield str(of_signal)
+            if isinstance(value, Mapping):
+                value = {str(signal).lower(): item for signal, item in value.items()}.get(stem.lower())  # noqa: PLW2901
+            if isinstance(value, int | float | str):
+                yield str(value)

@@ -66,14 +66,8 @@ def add_what_the_name_says(recording: Recording, path: str, options: ReadOptions
     recording.subject = recording.subject or fields.pop("subject", None)
     if (name := fields.pop("label", None)) and not any(label.set == label_set for label in recording.labels):
         start_ns, end_ns = recording.span_ns(options.inputs)
-        label = interval(
-            session=recording.session,
-            set=label_set,
-            label=canonical(name),
-            author=PurePosixPath(path.replace("\\", "/")).name,
-            start_ns=start_ns,
-            end_ns=max(end_ns, start_ns + 1),
-        )
+        end_ns, author = max(end_ns, start_ns + 1), PurePosixPath(path.replace("\\", "/")).name
+        label = interval(recording.session, label_set, start_ns, end_ns, canonical(name), author=author)
         recording.labels = [*recording.labels, label]
     recording.metadata.update({key: text for key, text in fields.items() if key not in recording.metadata})
 

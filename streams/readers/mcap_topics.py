@@ -35,9 +35,8 @@ _SECONDS, _NANOSECONDS = ("sec", "secs", "seconds"), ("nsec", "nsecs", "nanosec"
 #: Schemas whose numbers are no samples.
 _NO_SAMPLES = ("foxglove.Log", "foxglove.CompressedImage", "foxglove.RawImage", "classification", "kymo.Event")
 _RATIO_SHARE = 0.1  # a span that is so near to the log's times a unit is of that unit
-_FASTEST_STEP_NS = (
-    200_000  # no sensor sends messages faster: times that run so are of another unit, if they are not of our days
-)
+# No sensor sends messages faster: times that run so are of another unit, if they are not of our days.
+_FASTEST_STEP_NS = 200_000
 _OUR_DAYS_NS = (946_684_800 * NS, 2_840_140_800 * NS)
 
 

@@ -342,12 +342,5 @@ def _label_runs(texts: Sequence[str], stream: StreamData, name: str, author: str
                     start, end = stream.header.time_ns(first + a), stream.header.time_ns(first + b)
                 else:
                     start, end = (int(stream.times_ns[min(at + i, len(texts) - 1)]) for i in (a, b))
-                yield interval(
-                    session=stream.header.session,
-                    set=name,
-                    start_ns=start,
-                    end_ns=end,
-                    label=texts[at + a],
-                    author=author,
-                )
+                yield interval(stream.header.session, name, start, end, texts[at + a], author=author)
         at += len(piece)

@@ -163,12 +163,9 @@ def _is_below_seconds(name: str, parts: Mapping[str, str], cells: Cells) -> bool
     limit = NS // _UNITS_BY_NAME[_last_word(name)]
     anew, steps = np.diff(seconds) > 0, np.diff(numbers)
     whole = not (seconds % NS).any() and (numbers >= 0).all() and (numbers < limit).all()
-    return bool(
-        whole
-        and anew.any()
-        and np.mean(steps[anew] <= 0) > _REGULAR_SHARE
-        and np.mean(steps[~anew] >= 0) > _REGULAR_SHARE
-    )
+    if not whole or not anew.any():
+        return False
+    return bool(np.mean(steps[anew] <= 0) > _REGULAR_SHARE and np.mean(steps[~anew] >= 0) > _REGULAR_SHARE)
 
 
 def composed(parts: Mapping[str, str], columns: Mapping[str, Sequence[str]]) -> list[str]:
@@ -430,12 +427,9 @@ class TimeColumn:
         self._notes.append(f"`{self.column}` is read as {unit} {how} ({why})")
 
     def _error(self, text: str, row: int) -> SourceError:
-        names = _UNIT_NAMES | {NS: "seconds"}
-        kind = (
-            f"a number of {names[self._unit or 1]}"
-            if self._unit != _TEXT
-            else "a date and time such as 2024-05-13 18:36:24.5"
-        )
+        kind = "a date and time such as 2024-05-13 18:36:24.5"
+        if self._unit != _TEXT:
+            kind = f"a number of {(_UNIT_NAMES | {NS: 'seconds'})[self._unit or 1]}"
         return SourceError(f"column `{self.column}` has {brief(text)!r}, expected {kind}", self.path, row)
 
 

@@ -155,9 +155,7 @@ def _together(
     several, clock_notes = _on_one_clock(parts, inputs, errors)
     labels = _labels_of(several)
     names = {name for part in several for name in _names_of(part)}
-    known = {_LACKS.format(name) for name in names} | {
-        _NO_LABELS.format(label_set) for label_set in {label.set for label in labels}
-    }
+    known = {*map(_LACKS.format, names), *(_NO_LABELS.format(label.set) for label in labels)}
     notes = list(clock_notes)
     for part in several:
         # Of several streams each note says which it is of.

@@ -81,10 +81,8 @@ class ReplaySummary:
             f"lag {self.mean_lag_ms:.2f} ms mean, {self.max_lag_ms:.2f} ms at most",
         ]
         if len(self.streams) > 1:
-            out.append(
-                "streams "
-                + ", ".join(f"{name} ({many(count, 'sample')})" for name, count in sorted(self.streams.items()))
-            )
+            counts = [f"{name} ({many(count, 'sample')})" for name, count in sorted(self.streams.items())]
+            out.append(f"streams {', '.join(counts)}")
         out += pace if self.chunks else []
         if self.sessions > 1:
             out.append(f"sessions started {start}")
@@ -327,13 +325,8 @@ class _Replay:
 
     def _publish_session(self, i: int, *, complete: bool) -> None:
         part = self.parts[i]
-        replayed = {
-            "digest": self.digests[part.session],
-            "complete": complete,
-            "samples": self.samples[i],
-            "loops": self.plan.loop,
-        }
-        record = session_record(part) | {"replayed": replayed}
+        replayed = {"digest": self.digests[part.session], "complete": complete, "samples": self.samples[i]}
+        record = session_record(part) | {"replayed": replayed | {"loops": self.plan.loop}}
         self.publisher.send("sessions", part.session, json.dumps(record, ensure_ascii=False).encode())
 
     def _tick(self) -> None:
