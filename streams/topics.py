@@ -18,8 +18,6 @@ FENCE_MS = 4_000
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One row of the table."""
-
     name: str  # without the prefix
     carries: str  # what its messages are
     retention_ms: int = 24 * _HOUR_MS  # how long messages stay; -1 for ever
@@ -87,7 +85,6 @@ class Names:
     prefix: str = "kymo"
 
     def of(self, name: str) -> str:
-        """Full name of a topic of the table."""
         return f"{self.prefix}.{BY_NAME[name].name}"
 
     def for_stream(self, stream: str) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 NS = 10**9
+MINUTE, HOUR, DAY = 60 * NS, 3_600 * NS, 86_400 * NS
+OUR_DAYS_S = (946_684_800, 2_840_140_800)  # 2000 to 2060, in Unix seconds
 _LONGEST = 60
 _NUMBER, _COUNTED = re.compile(r"\b\d[\d,]*(\.\d+)?(e[+-]?\d+)?"), re.compile(r"# (\w+?)s?\b")
 

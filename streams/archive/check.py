@@ -143,8 +143,6 @@ class NothingWholeError(ArchiveError):
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What :func:`recover` did with a file."""
-
     path: Path  # the new segment
     records: int  # that it holds
     notes: list[str]  # what was damaged
@@ -182,7 +180,6 @@ def recover(folder: Path) -> list[Recovered]:
 
 
 def damaged_path(path: Path) -> Path:
-    """Where a damaged segment is set aside."""
     return path.with_name(path.name + DAMAGED_SUFFIX)
 
 

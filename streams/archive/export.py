@@ -55,12 +55,21 @@ _BYTES = {"type": "string", "contentEncoding": "base64"}
 SCHEMAS: dict[str, dict[str, Any]] = {
     "foxglove.CompressedImage": {"timestamp": TIME, "frame_id": TEXT, "data": _BYTES, "format": TEXT},
     "foxglove.RawImage": {
-        "timestamp": TIME, "frame_id": TEXT, "width": _WHOLE, "height": _WHOLE,
-        "encoding": TEXT, "step": _WHOLE, "data": _BYTES,
+        "timestamp": TIME,
+        "frame_id": TEXT,
+        "width": _WHOLE,
+        "height": _WHOLE,
+        "encoding": TEXT,
+        "step": _WHOLE,
+        "data": _BYTES,
     },
     "foxglove.Log": {
-        "timestamp": TIME, "level": {"title": "LogLevel", "oneOf": [{"title": "INFO", "const": 2}]},
-        "message": TEXT, "name": TEXT, "file": TEXT, "line": _WHOLE,
+        "timestamp": TIME,
+        "level": {"title": "LogLevel", "oneOf": [{"title": "INFO", "const": 2}]},
+        "message": TEXT,
+        "name": TEXT,
+        "file": TEXT,
+        "line": _WHOLE,
     },
 }
 

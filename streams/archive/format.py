@@ -271,7 +271,6 @@ class Extra:
 
 
 def extra_of(record: Any) -> dict[str, Any]:
-    """Members of a record's :class:`Extra`."""
     texts = [(name, value if value is None else base64.b64encode(value).decode()) for name, value in record.headers]
     members = {"headers": texts, "deleted": record.value is None, "timestamp": min(record.timestamp, 0)}
     members["timestamp_type"] = record.timestamp_type

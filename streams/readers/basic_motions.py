@@ -34,7 +34,6 @@ NAMES = {"basicmotions:train": "TRAIN", "basicmotions:test": "TEST"}
 
 
 def read_basic_motions(name: str, options: ReadOptions) -> Iterator[Recording]:
-    """Recordings ``basicmotions-test-00`` and on, each with one label."""
     path = _file(NAMES[name])
     inputs = requested_inputs(options, name)
     item = inputs[0] if inputs else InputOptions(_STREAM)

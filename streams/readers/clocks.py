@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.streams.words import NS, many
+from kymo.streams.words import DAY, HOUR, MINUTE, NS, many
 
 Int = NDArray[np.int64]
-_MINUTE, _HOUR, _DAY = 60 * NS, 3_600 * NS, 86_400 * NS
 _STEPS = 3  # by which a clock that begins anew, or is set, goes on at once
 _LIMIT_NS = 2**62
 _FAR_NS, _FAR = 10 * NS, 1_000  # a time is wrong that is so far, and so many steps, from both neighbours
@@ -33,7 +32,7 @@ class Clock:
             longest = turn // 8 if turn in wide else min(_STEPS * max(step, 1), turn // 8)
             begins = (steps < 0) & (steps + turn >= 0) & (steps + turn < max(longest, 1))
             # What begins at 0, and so often, may as well be recordings one after the other.
-            fresh = turn in (_MINUTE, _HOUR) and int(values[0]) % turn < _STEPS * step
+            fresh = turn in (MINUTE, HOUR) and int(values[0]) % turn < _STEPS * step
             if begins.any() and not fresh:
                 self._say("begins anew where a counter is full: it is read as going on")
                 on: Int = values + turn * np.cumsum(begins)
@@ -44,17 +43,17 @@ class Clock:
         """Times of a calendar, across an hour that summer time takes or gives, and a leap second, as if there were none."""
         steps, step = _steps(times)
         near = _STEPS * step
-        for size, asked in ((_HOUR, hours), (NS, leap)):
+        for size, asked in ((HOUR, hours), (NS, leap)):
             back = (steps < 0) & (steps + size >= 0) & (steps + size <= near)
-            odd = back | ((steps > size) & (steps - size <= near)) if size == _HOUR else back
-            if size == _HOUR:  # on a Sunday morning, when the hour is full
+            odd = back | ((steps > size) & (steps - size <= near)) if size == HOUR else back
+            if size == HOUR:  # on a Sunday morning, when the hour is full
                 before = times - steps
-                days, since = np.divmod(before, _DAY)
-                odd &= (days % 7 == 3) & (since < 4 * _HOUR) & ((before + near) // _HOUR > before // _HOUR)
+                days, since = np.divmod(before, DAY)
+                odd &= (days % 7 == 3) & (since < 4 * HOUR) & ((before + near) // HOUR > before // HOUR)
             if asked and odd.sum() == 1:
                 row = int(np.argmax(odd))
                 times = times + np.where(np.arange(len(times)) >= row, -size * int(np.sign(steps[row])), 0)
-                kind = "summer time" if size == _HOUR else "a leap second"
+                kind = "summer time" if size == HOUR else "a leap second"
                 self._say(f"jumps by {size // NS} s, as with {kind}: it is read as going on")
         return times
 

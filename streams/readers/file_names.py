@@ -80,7 +80,6 @@ def _names(path: str) -> Iterator[str]:
 
 
 def tells_streams(pattern: str | None) -> bool:
-    """Whether a pattern of names has a field for which stream a file holds."""
     return any(f"{{{field}}}" in (pattern or "") for field in _PLACES)
 
 

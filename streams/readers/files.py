@@ -2,11 +2,7 @@
 opened, with their sessions' names; a copy of an experiment with results.
 
 An experiment is a data set in one file: ``{"dirname", "labelFiles": [{"filePath"}], "segments", "metadata"}``, on disk or under a URL.
-Where a file of it is looked for: `filePath` as it stands if that is absolute or a URL; then `filePath`, and what is left of it
-without its first folders, down to the name alone (experiments are written on other machines), each time in the JSON's
-folder, in `dirname` there, in the folder above, and in `dirname` there. The first that is there counts. A recording has
-the labels' name without ``.labels.json``, with a suffix that can be read, beside the labels or in one of these folders.
-Without `labelFiles` all recordings in `dirname` are meant, with the labels beside them.
+It is written on another machine, so its files are looked for without their first folders, too, down to the name alone: docs/files.md.
 """
 
 from __future__ import annotations
@@ -188,7 +184,6 @@ def _located(path: str) -> tuple[Any, str]:
 
 
 def is_url(path: str | Path) -> bool:
-    """Whether it is no path on this machine's disk."""
     return "://" in str(path)
 
 
@@ -302,7 +297,6 @@ class Experiment:
 
 
 def load_experiment(path: str | Path) -> Experiment:
-    """An experiment JSON, checked."""
     text = str(path)
     system, place = _located(text)
     try:

@@ -22,7 +22,7 @@ from kymo.streams.chunk import Array, Header, signal_format
 from kymo.streams.errors import SourceError
 from kymo.streams.readers.counted import coarse, count
 from kymo.streams.recording import InputOptions, StreamData
-from kymo.streams.words import NS, many
+from kymo.streams.words import DAY, NS, many
 
 Int = NDArray[np.int64]
 _PLAIN_WITHIN = 1e-4  # a rate this close to a plain number is that number
@@ -31,7 +31,7 @@ _MOST_BLUR = 0.005
 _IRREGULAR = 0.22  # mean distance from the grid in samples; times without any grid have 0.25
 _MAX_INDEX = 2**53
 _YEAR_NS, _YEARS = 31_557_600 * NS, 10
-_DAY_NS, _FAR = 86_400 * NS, 1_000  # a jump of a day, and of so many steps
+_FAR = 1_000  # a jump of a day is of so many steps, too
 _FEW = 3  # rows
 _TRACKED = 24  # samples a block when a clock's phase is followed: at 1 % off it moves by a quarter of a sample
 _LEAST = 20  # rows: with fewer nothing is known
@@ -162,11 +162,11 @@ class _Samples:
     def leave_out_unset_clock(self) -> None:
         """Leave out what is not of the others' years: the first few may be from before the clock was set, or the last ones be wrong."""
         steps = np.diff(self.times)
-        jumps = np.flatnonzero(steps > max(_DAY_NS, _FAR * float(np.median(steps)))) if len(steps) else steps
+        jumps = np.flatnonzero(steps > max(DAY, _FAR * float(np.median(steps)))) if len(steps) else steps
         few = max(_FEW, len(self.order) // 100)
         for jump in jumps[::-1].tolist():
             before, behind, size = jump + 1, len(self.order) - jump - 1, int(steps[jump])
-            how_far = f"{size / _YEAR_NS:.0f} years" if size > _YEAR_NS else f"{size / _DAY_NS:.0f} days"
+            how_far = f"{size / _YEAR_NS:.0f} years" if size > _YEAR_NS else f"{size / DAY:.0f} days"
             if before <= few < behind:
                 rows = f"{many(before, 'row')} from {how_far} before the others, first at {self._where(0)}"
                 self.notes.append(f"{rows}: the clock was not set yet, left out")

@@ -22,7 +22,7 @@ from kymo.streams.readers.cells import SPACES, cells_in, count_values, is_missin
 from kymo.streams.readers.facts import are_units, names_in, rate_in, units_in
 from kymo.streams.readers.moments import is_moment
 from kymo.streams.units import known_unit, unit_in, unit_of_name
-from kymo.streams.words import NS, is_number, many, some
+from kymo.streams.words import NS, OUR_DAYS_S, is_number, many, some
 
 _DELIMITERS = (",", ";", "\t", "|", SPACES)
 _SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
@@ -46,7 +46,6 @@ _EMPATICA = {
     "hr": (("hr",), "bpm"),
     "bvp": (("bvp",), ""),
 }
-_UNIX_S = (946_684_800, 2_840_140_800)  # 2000 to 2060
 _FASTEST_HZ = 20_000
 
 Cells = Sequence[Sequence[str]]
@@ -87,7 +86,6 @@ class TableHead:
 
 
 def find_head(lines: Sequence[str], path: Path | str, name: str) -> TableHead:
-    """The head of a file of this name, without its suffix."""
     first = next((i for i, line in enumerate(lines) if line.strip()), None)
     if first is None:
         raise EmptyFileError("is empty; expected a header row and rows of numbers", path)
@@ -173,7 +171,7 @@ def _empatica(lines: Sequence[str], first: int, path: Path | str, name: str) -> 
 def _unix_unit(cell: str) -> int:
     """How many make a second where a number is a Unix time, else 0."""
     units = (1, 10**3, 10**6, 10**9) if is_number(cell) else ()
-    return next((unit for unit in units if _UNIX_S[0] <= float(cell) / unit < _UNIX_S[1]), 0)
+    return next((unit for unit in units if OUR_DAYS_S[0] <= float(cell) / unit < OUR_DAYS_S[1]), 0)
 
 
 def _head_behind_preface(lines: Sequence[str], begin: int, delimiter: str, path: Path | str) -> TableHead:

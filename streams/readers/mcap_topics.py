@@ -24,7 +24,7 @@ from kymo.streams.chunk import Array
 from kymo.streams.errors import SourceError
 from kymo.streams.readers.moments import iso_ns
 from kymo.streams.readers.times import TimeColumn
-from kymo.streams.words import NS, brief, many
+from kymo.streams.words import NS, OUR_DAYS_S, brief, many
 
 _AXES = {1: ("value",), 3: ("x", "y", "z"), 4: ("w", "x", "y", "z")}
 _MAX_NS, _MAX_VALUES = 2**62, 2**16
@@ -37,11 +37,9 @@ _NO_SAMPLES = ("foxglove.Log", "foxglove.CompressedImage", "foxglove.RawImage", 
 _RATIO_SHARE = 0.1  # a span that is so near to the log's times a unit is of that unit
 # No sensor sends messages faster: times that run so are of another unit, if they are not of our days.
 _FASTEST_STEP_NS = 200_000
-_OUR_DAYS_NS = (946_684_800 * NS, 2_840_140_800 * NS)
 
 
 def is_sample(value: Any, schema: Schema | None) -> TypeGuard[Mapping[str, Any]]:
-    """Whether a message holds numbers."""
     if not isinstance(value, dict) or (schema is not None and schema.name in _NO_SAMPLES):
         return False
     return (
@@ -163,7 +161,7 @@ class TopicSamples:
                 return times, [f"its own times are read as {unit}, in which they run as the log does"]
         steps = np.diff(numbers)
         step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
-        our_days = _OUR_DAYS_NS[0] <= float(np.median(numbers)) < _OUR_DAYS_NS[1]
+        our_days = OUR_DAYS_S[0] <= float(np.median(numbers)) / NS < OUR_DAYS_S[1]
         if whole and (sure or our_days or not 0 < step < _FASTEST_STEP_NS):
             return numbers, []
         column = TimeColumn("timestamp", self._path, rate)

@@ -13,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.streams.words import NS
+from kymo.streams.words import DAY, HOUR, MINUTE, NS
 
-_MINUTE, _HOUR, _DAY = 60 * NS, 3_600 * NS, 86_400 * NS
 _TO_1970 = date(1970, 1, 1).toordinal()
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = f"(?:{'|'.join(_MONTHS)})[a-z]*"
@@ -137,7 +136,7 @@ class Moments:
             self._kind = (
                 "minutes and seconds" if parts[0].clock == "m" else "times of day or since a start, without a date"
             )
-            self.turns_ns = (_HOUR,) if parts[0].clock == "m" else (12 * _HOUR, _DAY)
+            self.turns_ns = (HOUR,) if parts[0].clock == "m" else (12 * HOUR, DAY)
             zone = ""
         self.notes.append(f"`{self._column}` is read as {self._kind}{zone}")
 
@@ -192,10 +191,10 @@ def _joined(on_day: dict[str, str | None], clock: dict[str, str | None]) -> _Par
     clock_ns, kind = _clock_in(clock, dated=year is not None)
     if clock_ns is None or (year is None and not kind):
         return None
-    clock_ns += int(on_day.get("days") or 0) * _DAY
+    clock_ns += int(on_day.get("days") or 0) * DAY
     if offset := clock["offset"]:
         hours, minutes, seconds = (int(offset.replace(":", "")[at : at + 2] or 0) for at in (1, 3, 5))
-        clock_ns -= (1 if offset[0] == "+" else -1) * (hours * _HOUR + minutes * _MINUTE + seconds * NS)
+        clock_ns -= (1 if offset[0] == "+" else -1) * (hours * HOUR + minutes * MINUTE + seconds * NS)
     return _Parts(year, first, last, is_open, clock_ns, bool(clock["zone"] or offset), kind, bool(clock["half"]))
 
 
@@ -244,7 +243,7 @@ def _days_of(parts: _Parts, day_first: bool) -> int:
 
 
 def _ns(parts: _Parts, day_first: bool) -> int:
-    return parts.clock_ns if parts.year is None else _days_of(parts, day_first) * _DAY + parts.clock_ns
+    return parts.clock_ns if parts.year is None else _days_of(parts, day_first) * DAY + parts.clock_ns
 
 
 @lru_cache(4096)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from kymo.streams.errors import SourceError
 from kymo.streams.readers.clocks import Clock
 from kymo.streams.readers.moments import Moments, is_date, is_moment
-from kymo.streams.words import NS, brief, is_number
+from kymo.streams.words import DAY, HOUR, MINUTE, NS, OUR_DAYS_S, brief, is_number
 
 Int = NDArray[np.int64]
 Cells = Callable[[str], Sequence[str]]  # first ones of a column
@@ -48,7 +48,7 @@ _RELATIVE_NS = 10**17  # times before 1973 count from some beginning
 _ODD_SHARE = 0.01  # so many times that go back are more than a few late rows
 _FRACTION = re.compile(r"[.](\d+)(?!.*[.]\d)")
 _COMPACT = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])([0-2]\d|3[01])([01]\d|2[0-3])[0-5]\d[0-5]\d(\d{3})?([.,]\d+)?")
-_US, _MS, _MINUTE, _HOUR, _DAY = 10**3, 10**6, 60 * NS, 3_600 * NS, 86_400 * NS
+_US, _MS = 10**3, 10**6
 _TENTH_MS = 10**5
 _TEXT = 0  # texts, no number of any unit
 #: How units stand in names, such as `Time (s)` and `time_ms`, in ns.
@@ -59,8 +59,8 @@ _UNITS_BY_NAME = {
         _MS: "ms msec msecs milli millis millisec millisecond milliseconds",
         _US: "us \u00b5s \u03bcs usec usecs micros microsec microsecond microseconds",
         1: "ns nsec nsecs nano nanos nanosec nanosecs nanosecond nanoseconds",
-        _MINUTE: "min mins minute minutes",
-        _HOUR: "h hr hrs hour hours",
+        MINUTE: "min mins minute minutes",
+        HOUR: "h hr hrs hour hours",
     }.items()
     for name in names.split()
 }
@@ -69,19 +69,19 @@ _UNIT_FIRST = re.compile(r"([^\W_]+)[ _.](.+)")
 _UNIT_LAST = re.compile(r"(.+?)[ _.]([^\W_]+)")
 _DECIMAL_UNITS = {NS: "s", _MS: "ms", _US: "µs", 1: "ns"}
 _UNIT_NAMES = _DECIMAL_UNITS | {
-    _MINUTE: "minutes",
-    _HOUR: "hours",
-    _DAY: "days as table programs count them",
+    MINUTE: "minutes",
+    HOUR: "hours",
+    DAY: "days as table programs count them",
     _TENTH_MS: "ten thousandths of a second",
 }
-_OUR_DAYS_S, _SLOWEST_S = (946_684_800, 2_840_140_800), 300  # 2000 to 2060
+_SLOWEST_S = 300
 #: Between which steps nothing but that unit is likely; what counts whole units is no clock of seconds.
 _LIKELY_STEPS = {NS: (4e-6, 1.0), _MS: (2, 500), _US: (2_000, 200_000), 1: (2_000_000, 500_000_000)}
 _FINE_CLOCK = {"sample", "time", "fine"}  # of Xsens: µs of one device, ten thousandths of a second of another
 _CHIP_CLOCK_SIZE = 2**32  # where a chip's clock begins anew
 #: When clocks begin anew that are no chip's: every minute, hour, 12 hours, day, week; µs and ms of 32 bits, as seconds.
-_TURNS = (_MINUTE, _HOUR, 12 * _HOUR, _DAY, 7 * _DAY, _CHIP_CLOCK_SIZE * _US, _CHIP_CLOCK_SIZE * _MS)
-_WIDE_TURNS = (_DAY, 7 * _DAY)  # or with a pause in between
+_TURNS = (MINUTE, HOUR, 12 * HOUR, DAY, 7 * DAY, _CHIP_CLOCK_SIZE * _US, _CHIP_CLOCK_SIZE * _MS)
+_WIDE_TURNS = (DAY, 7 * DAY)  # or with a pause in between
 _LARGEST_COUNT = 2**53  # counters are whole numbers below that
 _TABLE_DAYS, _DAYS_TO_1970, _DAY_STEP = (20_000, 80_000), 25_569, 2e-4
 _MATLAB_DAYS, _MATLAB_TO_1970 = (730_000, 790_000), 719_529
@@ -251,7 +251,7 @@ def _spelled(name: str) -> tuple[str, int | None]:
     """A column's name without its unit, and that in ns; None where it names none."""
     plain = name.strip().lower()
     # `millis` and `sec` say it all; `min` is as likely the least, `hr` a pulse.
-    if len(plain) > 1 and _UNITS_BY_NAME.get(plain, _MINUTE) < _MINUTE:
+    if len(plain) > 1 and _UNITS_BY_NAME.get(plain, MINUTE) < MINUTE:
         return "time", _UNITS_BY_NAME[plain]
     for form in (_UNIT_IN_BRACKETS, _UNIT_LAST):
         if (match := form.fullmatch(plain)) and match[2] in _UNITS_BY_NAME:
@@ -274,10 +274,10 @@ def _unit(middle: float, step: float, rate: Fraction | None, fine: bool, asked: 
     for unit in _DECIMAL_UNITS:
         second = NS / unit
         slow = unit == NS and (step % 3600 == 0 or step in (600, 900, 1200, 1800))
-        if _OUR_DAYS_S[0] <= middle / second < _OUR_DAYS_S[1] and (step <= _SLOWEST_S * second or slow):
+        if OUR_DAYS_S[0] <= middle / second < OUR_DAYS_S[1] and (step <= _SLOWEST_S * second or slow):
             return unit, "since 1970, by the size of its first value"
     if any(low <= middle < high for low, high in (_TABLE_DAYS, _MATLAB_DAYS)) and 0 < step < _DAY_STEP:
-        return _DAY, "by the size of its first value"
+        return DAY, "by the size of its first value"
     # No unit makes that rate, which another sensor may have, or what is by its steps a count; or it counts since some other year.
     if (rate and (asked or step == 1)) or abs(middle) >= _LARGEST:
         return None, ""
@@ -303,7 +303,6 @@ class TimeColumn:
 
     @property
     def notes(self) -> list[str]:
-        """What was decided of all its texts."""
         return [*self._notes, *self._moments.notes]
 
     def say_unit(self, unit: str) -> None:
@@ -343,7 +342,7 @@ class TimeColumn:
         """Times of a numeric column (Parquet): whole numbers exactly, float64 as exactly as it holds them."""
         if self._unit is None and len(values):
             self._decide([str(value) for value in values[:_FIRST_ROWS]], int(row_numbers[0]))
-        if self._unit in (_DAY, _TEXT) or self._counts:
+        if self._unit in (DAY, _TEXT) or self._counts:
             return self.parse([str(value) for value in values], row_numbers)
         scale, counts = self._unit or 1, cast(Int, values)
         if values.dtype.kind not in "iu":
@@ -365,8 +364,8 @@ class TimeColumn:
             times = clock.mended(times)
             times = clock.set_forth_and_back(times, hours=not self._moments.zoned, leap=self._moments.leap)
         elif self._unit == _TEXT:
-            times = clock.going_on(clock.mended(times), self._moments.turns_ns, (_DAY,))
-        elif self._unit == _DAY or abs(int(times[0])) > _RELATIVE_NS:
+            times = clock.going_on(clock.mended(times), self._moments.turns_ns, (DAY,))
+        elif self._unit == DAY or abs(int(times[0])) > _RELATIVE_NS:
             times = clock.mended(times)
         else:
             turns = (unit * 2**16, unit * 2**24, unit * _CHIP_CLOCK_SIZE, *_TURNS)
@@ -462,7 +461,7 @@ def _scaled(texts: Sequence[str], unit: int) -> Int:
     for i, text in enumerate(texts):
         try:
             number = Decimal(text)
-            if unit == _DAY:
+            if unit == DAY:
                 number -= _MATLAB_TO_1970 if number > _TABLE_DAYS[1] else _DAYS_TO_1970
             value = (number * unit).to_integral_value()
             if not abs(value) < _LIMIT_NS or "_" in text:

@@ -20,10 +20,10 @@ from kymo.streams.readers.files import LABELS_SUFFIX, File, format_of
 from kymo.streams.readers.foreign import LOOKED_AT
 from kymo.streams.recording import InputOptions, ReadOptions, Recording, StreamData, moved, shifted
 from kymo.streams.topics import input_of
-from kymo.streams.words import NS
+from kymo.streams.words import NS, OUR_DAYS_S
 
 #: What is before 2000 counts from no date, but from when a device was switched on or a recording was begun.
-_DATED_NS = 946_684_800 * NS
+_DATED_NS = OUR_DAYS_S[0] * NS
 #: An irregular stream may be silent while others go on, or begin before them, so long.
 _SILENT_NS = 3600 * NS
 _NO_LABELS, _BESIDE = "no label column `{}`: read without labels", "beside it: read without labels"

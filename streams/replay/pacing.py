@@ -54,8 +54,6 @@ class LagMeter:
 
 @dataclass(frozen=True, slots=True)
 class ReplayProgress:
-    """Where a running replay stands."""
-
     event_s: float  # event time sent so far, and in all; 0 in all for an endless one
     total_s: float
     speed: float  # reached so far, seconds of event time a second
@@ -148,7 +146,6 @@ class Player:
         return self._clock.monotonic_ns() if self._paused_at_ns is None else self._paused_at_ns
 
     def _toggle_pause(self) -> None:
-        """Let time stand still, or go on from where it stood."""
         now = self._clock.monotonic_ns()
         if self._paused_at_ns is None:
             self._paused_at_ns = now

@@ -248,8 +248,6 @@ def _mapped(stream: StreamData, samples: list[int], stamps: list[int], block: An
 
 
 class _Replay:
-    """One replay under way."""
-
     def __init__(
         self,
         parts: list[Recording],
