@@ -69,6 +69,12 @@ class Header:
         """Unix time of sample `index` in ns, exact integer arithmetic (rounded down)."""
         return sample_time_ns(self.origin_ns, self.format.rate, index)
 
+    def start_ns(self, first_index: int, times_ns: NDArray[np.int64] | None) -> int:
+        """Unix time of the first of some samples; of an irregular stream without any, its origin."""
+        if times_ns is not None and len(times_ns):
+            return int(times_ns[0])
+        return self.time_ns(first_index) if self.format.rate else self.origin_ns
+
 
 @dataclass(slots=True, eq=False)
 class Chunk:
@@ -110,9 +116,7 @@ class Chunk:
     @property
     def start_ns(self) -> int:
         """Unix time of the first sample, ns; of an irregular stream's empty end mark, its origin."""
-        if self.times_ns is not None and len(self.times_ns):
-            return int(self.times_ns[0])
-        return self.header.time_ns(self.first_index) if self.header.format.rate else self.header.origin_ns
+        return self.header.start_ns(self.first_index, self.times_ns)
 
     def parts(self, most: int) -> Iterator[Chunk]:
         """It in chunks of at most so many bytes (or of one sample), one behind the other; itself where it has no more."""

@@ -78,7 +78,6 @@ class Event:
             raise EventError(f"event {str(message.get('id', '?'))[:200]}: {wrong}") from None
 
 
-#: JSON Schema (draft 2020-12) of an Event.
 EVENT_SCHEMA = json_schema(Event, "Event")
 _NAMES = tuple(EVENT_SCHEMA["properties"])
 _ALWAYS = tuple(name for name in _NAMES if name != "absent")

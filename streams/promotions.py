@@ -57,7 +57,6 @@ class Promotion:
         return promotion
 
 
-#: JSON Schema (draft 2020-12) of a Promotion.
 PROMOTION_SCHEMA = json_schema(Promotion, "Promotion")
 
 

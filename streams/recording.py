@@ -24,8 +24,7 @@ class InputOptions:
     """One ``[[input]]`` of a recipe, as far as reading needs it."""
 
     stream: str  # ``kind[.place]`` of the stream to make
-    # columns to take, in this order; empty for all numeric ones. In MCAP files with a topic a signal:
-    # ``topic.channel``
+    # columns to take, in this order; empty for all numeric ones. In MCAP files with a topic a signal: ``topic.channel``
     channels: tuple[str, ...] = ()
     # samples per second; 0 for an irregular stream, None to take it from the file's times
     rate_hz: Fraction | None = None
@@ -66,19 +65,18 @@ class ReadOptions:
     @property
     def label_columns(self) -> dict[str, Mapping[str, str]]:
         """By column that holds labels, the names of its values; the recipe's own first."""
-        names: dict[str, Mapping[str, str]] = {}
-        for option in (LabelOptions(self.label_column, None, self.label_names), *self.more_labels):
-            if option.column is not None:
-                names.setdefault(option.column, option.names)
-        return names
+        return self._names_by(LabelOptions(column=self.label_column, names=self.label_names), "column")
 
     @property
     def label_keys(self) -> dict[str, Mapping[str, str]]:
         """By key of a labels JSON, the names of its values; the recipe's own first."""
+        return self._names_by(LabelOptions(key=self.label_key, names=self.label_names), "key")
+
+    def _names_by(self, own: LabelOptions, member: str) -> dict[str, Mapping[str, str]]:
         names: dict[str, Mapping[str, str]] = {}
-        for option in (LabelOptions(None, self.label_key, self.label_names), *self.more_labels):
-            if option.key is not None:
-                names.setdefault(option.key, option.names)
+        for option in (own, *self.more_labels):
+            if (name := getattr(option, member)) is not None:
+                names.setdefault(name, option.names)
         return names
 
 
@@ -91,8 +89,7 @@ class StreamData:
     data: Array
     times_ns: Times | None = None  # ``(n,)``, irregular streams only
     first_index: int = 0  # number of the first sample
-    # runs of consecutive samples with the number of their first; a gap is a jump between two of them. Views of
-    # `data`, in order. One piece by default
+    # runs of consecutive samples with the number of their first; a gap is a jump between two of them. Views of `data`, in order
     pieces: list[tuple[int, Array]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -126,9 +123,7 @@ class StreamData:
     @property
     def start_ns(self) -> int:
         """Unix time of the first sample, ns."""
-        if self.times_ns is not None and len(self.times_ns):
-            return int(self.times_ns[0])
-        return self.header.time_ns(self.first_index) if self.header.format.rate else self.header.origin_ns
+        return self.header.start_ns(self.first_index, self.times_ns)
 
     @property
     def end_ns(self) -> int:

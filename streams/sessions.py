@@ -50,7 +50,6 @@ class SessionRecord(TypedDict, total=False):
     replayed: Annotated[dict[str, Any], "what `kymo replay` keeps there"]
 
 
-#: JSON Schema (draft 2020-12) of a session's record.
 SESSION_SCHEMA = json_schema(SessionRecord, "Session")
 
 

@@ -17,12 +17,8 @@ if TYPE_CHECKING:
 
 Partitions = Annotated[int, Rules(minimum=1, maximum=10_000)]
 Protocol = Annotated[str, Rules(enum=("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"))]
-Prefix = Annotated[
-    str,
-    Rules(
-        pattern=r"^[A-Za-z0-9._-]{1,200}\Z", expected="letters, digits, '.', '_' and '-', as in a Kafka topic's name"
-    ),
-]
+_PREFIX = "letters, digits, '.', '_' and '-', as in a Kafka topic's name"
+Prefix = Annotated[str, Rules(pattern=r"^[A-Za-z0-9._-]{1,200}\Z", expected=_PREFIX)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,10 +66,7 @@ BY_NAME = {topic.name: topic for topic in TABLE}
 #: Raw streams go to the topic of their kind; kinds that are not named here are sensors.
 TOPIC_OF_KIND = {
     **dict.fromkeys(("eda", "bvp", "temperature", "pupil", "ibi", "hr"), "physio"),
-    "pose": "pose",
-    "video": "video",
-    "spectrogram": "spectrogram",
-    "animation": "animation",
+    **{kind: kind for kind in ("pose", "video", "spectrogram", "animation")},
 }
 CHUNK_TOPICS = ("sensor", "physio", "pose", "video", "spectrogram", "animation")
 

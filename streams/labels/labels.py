@@ -63,7 +63,6 @@ class Label:
         return replace(label, id=identity, label=canonical(label.label))
 
 
-#: JSON Schema (draft 2020-12) of a Label.
 LABEL_SCHEMA = json_schema(Label, "Label", optional=("id", "set"))
 _WHOLE = re.compile(r"(0|[1-9]\d*)\.0+")
 

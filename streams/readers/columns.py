@@ -205,11 +205,9 @@ class ColumnRoles:
                 and (numbered or 2 < len(different) <= _MOST_SENSORS or self._take_turns(texts))
             ):
                 sensors = some([brief(text) for text in different], 6)
-                raise SourceError(
-                    f"column `{brief(name)}` says which sensor each row is of ({sensors}): take one with "
-                    f"keep = \"{name} == '{brief(different[0])}'\" in the recipe's [source], or make a table of each",
-                    self._path,
-                )
+                take = f"keep = \"{name} == '{brief(different[0])}'\" in the recipe's [source], or make a table of each"
+                wrong = f"column `{brief(name)}` says which sensor each row is of ({sensors}): take one with {take}"
+                raise SourceError(wrong, self._path)
 
     def _take_turns(self, texts: Sequence[str]) -> bool:
         """Whether rows of several sensors follow each other evenly, or share times: numbers of a signal do neither."""
@@ -240,18 +238,17 @@ class ColumnRoles:
         if not present:
             asked = ", ".join(f"`{item.stream}` ({', '.join(item.channels)})" for item in requested)
             if len(requested) > 1:
-                raise SourceError(
-                    f"no column of any stream that is asked for: {asked}; there are: {some(names, 40)}", path
-                )
+                wrong = f"no column of any stream that is asked for: {asked}; there are: {some(names, 40)}"
+                raise SourceError(wrong, path)
             raise no_such_name(requested[0].channels[0], names, path, _kind(requested[0], several))
         for first, second in combinations(present, 2):
             if first.channels and set(first.channels) == set(second.channels):
                 name = f"{first.stream.replace('.', '_')}{self._table.file.suffix}"
-                raise SourceError(
-                    f"its columns {', '.join(first.channels)} are those of `{first.stream}` and of `{second.stream}`: let its name say "
-                    f"which ({name}), or [source] file_names in the recipe",
-                    path,
+                alike = (
+                    f"its columns {', '.join(first.channels)} are those of `{first.stream}` and of `{second.stream}`"
                 )
+                which = f"let its name say which ({name}), or [source] file_names in the recipe"
+                raise SourceError(f"{alike}: {which}", path)
         self.notes += [
             f"no column of stream `{item.stream}`: read without it" for item in requested if item not in present
         ]
@@ -263,15 +260,11 @@ class ColumnRoles:
                     raise no_such_name(name, names, path, _kind(item, several))
             channels = item.channels or tuple(name for name in free if name not in named)
             if not channels:
-                raise SourceError(
-                    f"no column holds numbers for stream `{item.stream}` but times or counts, so there is no signal; there are: "
-                    f"{some([brief(name) for name in names], 40) or 'none'}",
-                    path,
-                )
+                wrong = f"no column holds numbers for stream `{item.stream}` but times or counts, so there is no signal"
+                raise SourceError(f"{wrong}; there are: {some([*map(brief, names)], 40) or 'none'}", path)
             if item.units and len(item.units) != len(channels):
-                raise SourceError(
-                    f"stream `{item.stream}` has {len(item.units)} units for {len(channels)} channels", path
-                )
+                wrong = f"stream `{item.stream}` has {len(item.units)} units for {len(channels)} channels"
+                raise SourceError(wrong, path)
             inputs.append(replace(item, channels=channels))
         if not (options.inputs or options.stream_name):
             inputs = self._by_rows(inputs[0])

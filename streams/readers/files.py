@@ -83,12 +83,10 @@ DISK = Disk()
 @dataclass(frozen=True, slots=True)
 class File:
     path: str  # as the user would name it
-    # its session's name where nothing in it says otherwise: the stem, with its folders in front if several files
-    # share the stem
+    # its session's name where nothing in it says otherwise: the stem, with its folders in front if several files share the stem
     session: str = ""
     system: Any = DISK  # the file system: of a URL one of fsspec's
-    # its labels JSON, in the same system, where an experiment names it; else ``X.labels.json`` is looked for beside
-    # it
+    # its labels JSON, in the same system, where an experiment names it; else ``X.labels.json`` is looked for beside it
     labels: str | None = None
     in_folder: bool = False  # whether nobody named it: it was there in a folder
     stream: str = ""  # what it holds of its session, where that is several files

@@ -146,14 +146,11 @@ class _Samples:
         part = np.searchsorted(restarts, self.order, side="right")
         if twice or np.count_nonzero(np.diff(part)) > 3 * len(restarts):
             seconds = (times[backward[0] - 1] - times[backward[0]]) / NS
-            also = (
-                "the same times come again with other values" if twice else "what follows lies between what came before"
-            )
-            raise self._rows.error(
-                f"time goes back by {seconds:g} s, and {also}: two recordings in one file; name them in a `session` column or "
-                "split the file",
-                int(backward[0]),
-            )
+            also = "the same times come again with other values"
+            also = also if twice else "what follows lies between what came before"
+            wrong = f"time goes back by {seconds:g} s, and {also}: two recordings in one file"
+            do = "name them in a `session` column or split the file"
+            raise self._rows.error(f"{wrong}; {do}", int(backward[0]))
         where = self._rows.at(int(backward[0]))
         self.notes.append(
             f"{many(len(backward), 'time')} earlier than the one before, first at {where}: sorted by time"
@@ -267,11 +264,9 @@ class _Samples:
                 )
         numbers = np.rint(exact).astype(np.int64)
         if len(times) >= _LEAST and float(np.abs(exact - numbers).mean()) > _IRREGULAR:
-            raise SourceError(
-                f"the times lie on no grid of {_hz(float(rate))} (they vary by more than a sample): an irregular stream, "
-                "which a recipe takes as rate_hz = 0 beside others; or resample it",
-                self._rows.path,
-            )
+            wrong = f"the times lie on no grid of {_hz(float(rate))} (they vary by more than a sample)"
+            do = "an irregular stream, which a recipe takes as rate_hz = 0 beside others; or resample it"
+            raise SourceError(f"{wrong}: {do}", self._rows.path)
         from_zero: Int = numbers - numbers[0]
         return from_zero
 
@@ -282,11 +277,9 @@ class _Samples:
         if not len(repeated):
             return is_first, 0
         if len(repeated) > len(numbers) // 2:
-            raise self._error(
-                f"{len(repeated)} of {len(numbers)} times fall on a sample that is already there: "
-                "the times are too coarse; leave the time column out and give `rate_hz`, or write finer times",
-                int(repeated[0]),
-            )
+            wrong = f"{len(repeated)} of {len(numbers)} times fall on a sample that is already there"
+            do = "leave the time column out and give `rate_hz`, or write finer times"
+            raise self._error(f"{wrong}: the times are too coarse; {do}", int(repeated[0]))
         owners = starts[np.searchsorted(starts, repeated) - 1]
         different = int(np.count_nonzero(~self._equal(owners, repeated)))
         still = 10 * len(repeated) > len(numbers) and self._at_rest(starts)

@@ -146,11 +146,8 @@ class _Gatherer:
         for text in dict.fromkeys(block.texts[roles.subject][i] for i in positions) if roles.subject else ():
             subject = identity(text) or None
             if session.subject is not None and subject not in (None, session.subject):
-                raise SourceError(
-                    f"session {brief(session.name)} has the subjects {brief(session.subject)} and {brief(subject)}; "
-                    f"add `{roles.subject}` to the columns that name a session",
-                    self._path,
-                )
+                two = f"session {brief(session.name)} has the subjects {brief(session.subject)} and {brief(subject)}"
+                raise SourceError(f"{two}; add `{roles.subject}` to the columns that name a session", self._path)
             session.subject = subject or session.subject
 
     def _finish(self, key: tuple[str, ...]) -> Iterator[Recording]:
@@ -293,11 +290,8 @@ class _SessionRows:
             return grid.fit(self._times[picked], values, rate, row_numbers)
         if rate is None or rate == 0:
             need = "times of an irregular stream" if rate == 0 else "the sampling rate"
-            raise SourceError(
-                f"nothing gives {need}: add a time column (`t` in s, `t_ns`, or `timestamp`), "
-                "or say `rate_hz` in the recipe's [[input]]",
-                self._path,
-            )
+            add = "add a time column (`t` in s, `t_ns`, or `timestamp`), or say `rate_hz` in the recipe's [[input]]"
+            raise SourceError(f"nothing gives {need}: {add}", self._path)
         numbers, notes = self._numbers[picked], list[str]()
         if len(jumps := np.flatnonzero(np.diff(numbers) != 1)):
             where = row_numbers.at(int(jumps[0]) + 1)

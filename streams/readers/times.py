@@ -413,12 +413,8 @@ class TimeColumn:
                 )
             return
         if self._unit is None:
-            raise _UnitError(
-                f"column `{self.column}` holds times in an unknown unit (steps of {step:g}); name it `time_s`, `time_ms`, "
-                "`time_us` or `time_ns`",
-                self.path,
-                row,
-            )
+            wrong = f"column `{self.column}` holds times in an unknown unit (steps of {step:g})"
+            raise _UnitError(f"{wrong}; name it `time_s`, `time_ms`, `time_us` or `time_ns`", self.path, row)
         unit = _UNIT_NAMES[self._unit]
         why = brief(texts[0])
         if "size" not in how:

@@ -158,11 +158,11 @@ def _missing_parts(
         elif before.get("digest") == digests[part.session]:
             summary.skipped.append(part.session)
         else:
-            raise SourceError(
-                f"session {part.session} is in {settings.prefix}.* already, with other samples or another part of them; "
-                "use --run N for topics of its own, or another name (--session)",
-                part.path or None,
+            there = (
+                f"session {part.session} is in {settings.prefix}.* already, with other samples or another part of them"
             )
+            use = "use --run N for topics of its own, or another name (--session)"
+            raise SourceError(f"{there}; {use}", part.path or None)
     return missing
 
 
@@ -201,11 +201,9 @@ class Spool:
             self._file.flush()
             size = self._file.tell() - begin
         except OSError as error:
-            raise SourceError(
-                f"the recordings do not fit into memory, and cannot be put there ({error.strerror or error}); "
-                "make room, set KYMO_HOME to another disk, or name fewer recordings",
-                self._folder,
-            ) from None
+            wrong = f"the recordings do not fit into memory, and cannot be put there ({error.strerror or error})"
+            do = "make room, set KYMO_HOME to another disk, or name fewer recordings"
+            raise SourceError(f"{wrong}; {do}", self._folder) from None
         block = memoryview(mmap.mmap(self._file.fileno(), size, access=mmap.ACCESS_READ, offset=begin)) if size else b""
         return [
             replace(r, streams=[_mapped(s, *ends, block) for s, ends in zip(r.streams, row, strict=True)])
