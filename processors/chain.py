@@ -136,6 +136,10 @@ class Chain(Spec):
             fmt = spec.output({fmt.stream: fmt})
         return total
 
+    @property
+    def endless(self) -> bool:
+        return any(spec.endless for spec in self.specs)
+
     def widest(self, fmt: Format) -> float:
         """Bytes that a sample of `fmt` becomes at most on its way to the window, on average; of images, once they are decoded."""
         formats = [fmt]

@@ -11,10 +11,12 @@ from kymo.processors.chain import Chain, PerWindow
 from kymo.processors.intake import Derived, Intake
 from kymo.processors.join import Join
 from kymo.processors.spec import Spec
+from kymo.processors.steps.conditioning import Filter, Normalise, Repair
 from kymo.processors.steps.field import Deviation, Field
 from kymo.processors.steps.images import Decode, Encode
 from kymo.processors.steps.maps import Decibels, Log, Mask, Scale, Select, Standardise
 from kymo.processors.steps.mel import AudioFbank, LogMel, Mel
+from kymo.processors.steps.peaks import Beats, Features, Peaks, Rate
 from kymo.processors.steps.resample import Resample
 from kymo.processors.steps.spectrogram import Spectrogram
 from kymo.processors.windows import PaddedWindows, Windows
@@ -45,6 +47,13 @@ _ALL: tuple[type[Spec], ...] = (
     AudioFbank,
     Decode,
     Encode,
+    Filter,
+    Normalise,
+    Repair,
+    Peaks,
+    Beats,
+    Rate,
+    Features,
 )
 STEPS: dict[str, type[Spec]] = {spec.name: spec for spec in _ALL}
 

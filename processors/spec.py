@@ -102,6 +102,11 @@ class Spec(ABC):
         """Oldest input index that output `index` rests on."""
         return index
 
+    @property
+    def endless(self) -> bool:
+        """Whether a Stage's memory has no end: then only a snapshot goes on exactly, and `needs_from` says what is needed beside it."""
+        return False
+
     def memory_bytes(self, fmt: Format) -> int:
         """How much of its input, of `fmt`, a Stage keeps at most, in bytes; nothing where that does not grow with the window."""
         return 0

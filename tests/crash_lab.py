@@ -21,6 +21,8 @@ from kymo.models.serving.partition import Limits, Partition, Pending
 from kymo.models.serving.snapshots import Floor, Handover, SessionSnapshot
 from kymo.processors.chain import Chain
 from kymo.processors.intake import Intake
+from kymo.processors.steps.conditioning import Filter, Normalise
+from kymo.processors.steps.peaks import Peaks, Rate
 from kymo.processors.steps.spectrogram import Spectrogram
 from kymo.processors.windows import Windows
 from kymo.streams.chunk import Chunk, Header, Window, signal_format
@@ -33,6 +35,12 @@ CHAINS = {
     "apart": Chain((Intake(), Windows(3, 5))),
     "bridged": Chain((Intake(bridge=2, fill=4, max_missing=0.5), Windows(6, 3))),
     "spectrogram": Chain((Intake(), Spectrogram(nperseg=4, noverlap=2), Windows(8, 4))),
+}
+#: Whose memory has no end: only snapshots release what came.
+ENDLESS_CHAINS = {
+    "filter": Chain((Intake(), Filter(cutoff_hz=1.0), Windows(4, 2))),
+    "late": Chain((Intake(bridge=2, fill=4, max_missing=0.5), Filter(kind="highpass", lag_s=0.3), Windows(6, 3))),
+    "peaks": Chain((Intake(), Normalise(), Peaks(min_prominence=0.1, reach_s=0.4), Rate(seconds=1.0), Windows(3, 5))),
 }
 Found = tuple[str, int, str, bytes]
 BUNDLE = "lab@1"  # what made all events
@@ -164,6 +172,9 @@ class Life:
             else:
                 snapshot = make()
                 session.large = self.log.large and not snapshot.ended
+                if session.large and session.goes_on_from_snapshots:
+                    self.partition.put_off(session)
+                    continue
                 snapshot = snapshot.light() if session.large else snapshot
                 self.log.state[session.name] = snapshot.encode()
             self.partition.stored(session, snapshot)
@@ -309,11 +320,11 @@ def finish(log: Log, chain: Chain, clock: list[float], limits: Limits) -> None:
         assert sorted(log.events) == undisturbed(log, chain)
 
 
-def campaign(seed: int) -> None:
+def campaign(seed: int, chains: dict[str, Chain] = CHAINS) -> None:
     """A random log, worked on in random steps."""
     pick = random.Random(seed)
     memory = random.Random(-seed - 1).choice([0, 0, 1, 3])
-    chain, log, limits, clock = CHAINS[pick.choice(sorted(CHAINS))], recorded(pick), pick.choice(LIMITS), [0.0]
+    chain, log, limits, clock = chains[pick.choice(sorted(chains))], recorded(pick), pick.choice(LIMITS), [0.0]
     log.memory = memory
     log.heads = random.Random(-seed - 2).choice([("",), ("",), ("", "a"), ("", "a", "b")])
     log.large = random.Random(-seed - 3).random() < 0.3

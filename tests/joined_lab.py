@@ -28,6 +28,7 @@ from kymo.processors.branch import Branch
 from kymo.processors.chain import Chain
 from kymo.processors.intake import Intake
 from kymo.processors.join import Decision, Join, JoinStage
+from kymo.processors.steps.conditioning import Filter
 from kymo.processors.windows import Windows
 from kymo.streams.chunk import Chunk, Header
 from kymo.streams.topics import Names
@@ -62,6 +63,13 @@ SPARSE = [
     Join((branch("a", "10"), branch("t", "0", "count")), "10", "a"),
     Join((branch("t", "0", "hold"), branch("a", "10"), branch("u", "0", "mean")), "5", "a"),
     Join((branch("a", "10"), branch("b", "4"), branch("t", "0", "nearest"), branch("u", "0")), "10", "b"),
+]
+
+
+#: With a branch whose memory has no end, and one that is late.
+FILTERED = [
+    Join((replace(branch("a", "10"), chain=Chain((Intake(("a",)), spec))), branch("b", "4")), "10", "a")
+    for spec in (Filter(cutoff_hz=1.0), Filter(kind="highpass", into=("phasic",), lag_s=0.4))
 ]
 
 

@@ -146,7 +146,13 @@ def test_step_parameters(name: str) -> None:
     offered = known(text, "" if text else f'[[steps]]\nstep = "{name}"\n{NONSENSE} = 1')
     if name == "log_mel":
         offered -= {f.name for f in fields(STEPS["mel"])}
-    needed = {"select": "channels", "deviation": "channels", "field": "acc mag", "decode": "height width"}
+    needed = {
+        "select": "channels",
+        "deviation": "channels",
+        "field": "acc mag",
+        "decode": "height width",
+        "features": "measures",
+    }
     required = set(needed.get(name, "").split())
     said = cells(f"`{name}`", "parameter")
     assert {key for key, cell in said.items() if cell == "required"} == required

@@ -5,6 +5,7 @@ Responses of the skin and pulse waves are neurokit2's; slow changes, noise, skin
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,16 +85,27 @@ def simulate_parts(parts: Sequence[Part], seed: int, level: float = 2.0, noise: 
 
 
 def write_e4(
-    folder: Path | str, signals: Mapping[str, Array], start_s: int = 1_600_000_000, tags_s: Sequence[float] = ()
+    folder: Path | str, signals: Mapping[str, Array], parts: Sequence[Part] = (), start_s: int = 1_600_000_000
 ) -> None:
-    """Write signals as a wristband's folder (EDA, BVP, TEMP and tags), and beside them that they are SIMULATED."""
+    """Write signals as a wristband's folder, with a tag where a part begins, its labels (`state`) beside it, and that it is SIMULATED."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     for stream, name in _FILES.items():
         rows = [f"{start_s:.6f}", f"{RATES[stream]:.6f}", *(f"{value:.6f}" for value in signals[stream])]
         (path / name).write_text("\n".join(rows) + "\n")
-    (path / "tags.csv").write_text("".join(f"{start_s + tag_s:.2f}\n" for tag_s in tags_s))
+    times_s = [start_s, *(start_s + np.cumsum([part.seconds for part in parts]))]
+    (path / "tags.csv").write_text("".join(f"{time_s:.2f}\n" for time_s in times_s[: len(parts)]))
+    events = [
+        {"startTime": _time(a), "endTime": _time(b), "metadata": {"state": part.label}}
+        for a, b, part in zip(times_s, times_s[1:], parts, strict=False)
+    ]
+    if any(part.label for part in parts):
+        path.with_name(f"{path.name}.labels.json").write_text(json.dumps({"events": events}))
     (path / "info.txt").write_text("SIMULATED by kymo.lab.synth.listeners with neurokit2: nobody's recording.\n")
+
+
+def _time(time_s: float) -> dict[str, int]:
+    return {"sec": int(time_s), "nsec": int(time_s % 1 * 1e9)}
 
 
 def _neurokit() -> Any:

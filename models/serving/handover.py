@@ -339,7 +339,7 @@ class Commits:
             if session.name not in self._large:
                 self._large.add(session.name)
                 again = "its open window is read again from its topic, for as long as that keeps it"
-                if isinstance(partition, JoinedPartition):
+                if session.goes_on_from_snapshots:
                     again = (
                         "all since it was last small enough is read again from its topics, for as long as those keep it"
                     )
@@ -348,7 +348,7 @@ class Commits:
                     f"{BYTES_MAX / MIB:.1f} MiB that a snapshot may have: after a restart {again}; shorter windows or fewer channels "
                     "avoid it"
                 )
-            if isinstance(partition, JoinedPartition):
+            if session.goes_on_from_snapshots and not snapshot.ended:
                 partition.put_off(session)  # nothing else says what was taken, so nothing is committed past it
                 return None
             session.large, snapshot = True, snapshot.light()

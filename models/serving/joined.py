@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from kymo.models.serving.outputs import Marks, Output
-from kymo.models.serving.partition import Partition, Pending
+from kymo.models.serving.partition import SNAPSHOT_S, Partition, Pending
 from kymo.models.serving.sessions import GivenOutput, Session, TopicId, same_topic
 from kymo.models.serving.snapshots import Floor, Handover, SessionSnapshot, lowest
 from kymo.processors.chain import Chain
@@ -30,8 +30,8 @@ from kymo.streams.chunk import Chunk, Window
 from kymo.streams.errors import MessageError
 from kymo.streams.messages import read_object
 
-#: Records taken, and seconds since the first of them, after which a session is stored.
-SNAPSHOT_THINGS, SNAPSHOT_S = 2_000, 30.0
+#: Records taken, after which a session is stored; as it is after SNAPSHOT_S.
+SNAPSHOT_THINGS = 2_000
 _AT_ONCE_S = 1e18
 
 
@@ -49,6 +49,7 @@ class JoinedSession(Session):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self.goes_on_from_snapshots = True
         self.upto: dict[str, int] = {}  # by topic, the newest offset taken
         self._held: dict[str, int] = {}  # by topic, the first offset that is in no snapshot
         self._changed = False  # something is in no snapshot
@@ -241,10 +242,6 @@ class JoinedPartition(Partition):
                     session.touch(lambda: handover.start, self._now_s(), 0)  # what comes of it may be published already
                     pending += self._hear(session, decision)
         return pending
-
-    def put_off(self, session: Session) -> None:
-        """Try later to store a session that is too large for it now; until then it holds the commit."""
-        session.not_before_s = self._now_s() + SNAPSHOT_S
 
     def _session(self, name: str, takes_from: int) -> JoinedSession:
         return JoinedSession(name, self.chain.build(), self._outputs, self._digest, takes_from)

@@ -25,6 +25,7 @@ from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import ChunkError, FormatError, MessageError
 
 _BINDINGS = 10_000  # headers whose verdict is remembered
+SNAPSHOT_S = 30.0  # after which a snapshot is tried again, or is due where nothing else tells what was taken
 _REJECTED = 10_000  # so many are remembered although nobody comes back to them
 _IRREGULAR = ("duplicates", "late")
 Reject = Callable[[Any, ChunkError], None]
@@ -398,6 +399,10 @@ class Partition:
             elif session.can_withdraw(self._restart(session.topic)):
                 due.append((session, None))
         return due
+
+    def put_off(self, session: Session) -> None:
+        """Try later to store a session that is too large for it now; until then it holds the commit."""
+        session.not_before_s = self._now_s() + SNAPSHOT_S
 
     def stored(self, session: Session, snapshot: SessionSnapshot | None) -> None:
         """What :meth:`snapshots` asked for is acknowledged (no record was taken in between)."""

@@ -4,7 +4,7 @@ What comes out of a chain does not depend on how its input is cut, so a backlog 
 
 Offsets are released once no open window needs their samples and every window made of them is acknowledged. Where that cannot be told
 from the samples alone (a late or repeated chunk, a session that has ended or gone quiet) a snapshot takes their place, and so it does
-for every offset where a window rests on all before it, as it does for a stateful model.
+for every offset where a window rests on all before it, as it does behind a filter or for a stateful model.
 
 A snapshot whose memory is of no use here (another chain's, or left out since it was too large) still says which windows were given and
 where the oldest open one begins: the session is read again from there, and what it gave before it does not give again.
@@ -61,7 +61,8 @@ class Session:
     def __init__(self, name: str, stage: ChainStage, outputs: Outputs, chain: str = "", takes_from: int = 0) -> None:
         self.name, self.stage, self._outputs, self._chain = name, stage, outputs, chain
         self.takes_from = takes_from
-        self._endless = outputs.memory >= ENDLESS
+        self.goes_on_from_snapshots = stage.spec.endless  # never by reading again what is open
+        self._endless = stage.spec.endless or outputs.memory >= ENDLESS
         self.given_to = -1  # where the newest window given begins
         self._seen = 0  # one past the newest sample taken
         self.published: Marks = {}  # by its snapshot: what earlier lives have published, and may come again

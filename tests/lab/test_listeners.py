@@ -34,9 +34,14 @@ def test_the_same_seed_gives_the_same_and_another_another() -> None:
 
 
 def test_parts_follow_each_other_and_are_written_as_a_wristband_does(tmp_path: Path) -> None:
-    signals = simulate_parts([Part(60, 4, 60), Part(30, 12, 100)], 3)
-    write_e4(tmp_path / "P1", signals, tags_s=[60])
-    (recording,) = read([tmp_path / "P1"])
+    parts = [Part(60, 4, 60, "calm"), Part(30, 12, 100, "stress")]
+    signals = simulate_parts(parts, 3)
+    write_e4(tmp_path / "P1", signals, parts)
+    (recording,) = read([tmp_path / "P1"], label_key="state")
+    assert [(label.label, (label.end_ns - label.start_ns) / 1e9) for label in recording.labels] == [
+        ("calm", 60),
+        ("stress", 30),
+    ]
     streams = {stream.header.format.stream: stream for stream in recording.streams}
     assert "SIMULATED" in (tmp_path / "P1" / "info.txt").read_text()
     for stream in ("eda", "bvp"):

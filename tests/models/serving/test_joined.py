@@ -13,7 +13,7 @@ import pytest
 from aiokafka.structs import TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joined_lab import JOINS, NAMES, SPARSE, JoinedLife, JoinedLog, campaign, joined_operator
+from joined_lab import FILTERED, JOINS, NAMES, SPARSE, JoinedLife, JoinedLog, campaign, joined_operator
 from memory_kafka import MemoryKafka, Worker, until
 
 from kymo.models.serving import handover, joined
@@ -37,6 +37,12 @@ def test_crashes_anywhere(seed: int) -> None:
 @given(st.integers(0, 2**32))
 def test_crashes_anywhere_with_irregular_inputs(seed: int) -> None:
     campaign(seed, joins=SPARSE)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32))
+def test_crashes_anywhere_with_filters_in_the_branches(seed: int) -> None:
+    campaign(seed, joins=FILTERED)
 
 
 NEEDED = [

@@ -5,14 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from crash_lab import CHAINS, Life, Log, campaign, chunk, finish, lives, record, refuse, settle, undisturbed
-from hypothesis import example, given, settings
+from crash_lab import (
+    CHAINS,
+    ENDLESS_CHAINS,
+    Life,
+    Log,
+    campaign,
+    chunk,
+    finish,
+    lives,
+    record,
+    refuse,
+    settle,
+    undisturbed,
+)
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from kymo.models.serving import partition, snapshots
 from kymo.models.serving.partition import Limits, Partition
 from kymo.models.serving.snapshots import Floor, SessionSnapshot
 from kymo.processors.chain import ChainStage
+from kymo.processors.steps.conditioning import Filter
 from kymo.streams.chunk import Chunk, Window
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.errors import ChunkError
@@ -26,12 +40,31 @@ def test_crashes_anywhere(seed: int) -> None:
     campaign(seed)
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32))
+def test_crashes_anywhere_behind_a_memory_without_end(seed: int) -> None:
+    campaign(seed, ENDLESS_CHAINS)
+
+
+def test_without_the_ledger_of_snapshots_a_filter_would_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Filter, "endless", False)
+
+    @settings(max_examples=300, deadline=None, phases=(Phase.generate,))
+    @given(st.integers(0, 2**32))
+    def crashes(seed: int) -> None:
+        campaign(seed, {"filter": ENDLESS_CHAINS["filter"]})
+
+    with pytest.raises(AssertionError):
+        crashes()
+
+
 @pytest.mark.chaos
 @pytest.mark.timeout(1200)
 @settings(max_examples=50_000, deadline=None)
 @given(st.integers(0, 2**64))
 def test_crashes_anywhere_at_length(seed: int) -> None:
     campaign(seed)
+    campaign(seed, ENDLESS_CHAINS)
 
 
 def test_a_recording_sent_again_after_a_crash_adds_nothing() -> None:
