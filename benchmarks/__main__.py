@@ -1,39 +1,75 @@
-"""`python -m benchmarks`, which `make bench` runs. In: which comparisons. Out: tables, and with `--out` all figures as JSON."""
+"""`python -m benchmarks`, which `make bench` runs. In: which comparisons. Out: tables, and with `--out` all figures as JSON.
+
+A comparison gives rows, or rows by table (`report.TABLES`). What it needs is loaded when it runs.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
-COMPARISONS = (
-    "kernels",
-    "dataset",
-    "serving",
-    "synth",
-    "magnetic",
-    "scores",
-    "throughput",
-    "latency",
-    "memory",
-    "workers",
-    "devices",
-    "archive",
-    "takeover",
-    "frames",
-    "joined",
-    "slow",
-)
+from benchmarks.report import machine, table
 
-#: Those that need no broker.
-_BY_THEMSELVES = ("kernels", "dataset", "serving", "synth", "magnetic", "scores")
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    rounds: int
+    channel_samples: float
+    seconds: float
+    beside: Path | None
+
+    @property
+    def work(self) -> Any:
+        return _of("load").Workload(2).sized(self.channel_samples)
+
+
+def _of(module: str) -> Any:
+    return import_module(f"benchmarks.{module}")
+
+
+def _throughput(rig: Any, extent: Extent) -> Any:
+    end_to_end = _of("end_to_end")
+    if extent.beside is not None:
+        return end_to_end.beside(rig, extent.work, extent.beside, extent.rounds)
+    return end_to_end.throughput(rig, extent.work, extent.rounds)
+
+
+def _real_time(rig: Any, extent: Extent) -> Any:
+    """One run gives both."""
+    return dict.fromkeys(("latency", "memory"), _of("real_time").real_time(rig, extent.work, extent.seconds))
+
+
+ALONE: dict[str, Callable[[Extent], Any]] = {
+    "kernels": lambda extent: _of("kernels").kernels(20 * extent.rounds),
+    "dataset": lambda extent: _of("dataset").dataset(extent.rounds),
+    "serving": lambda extent: _of("serving").serving(3 * extent.rounds),
+    "synth": lambda extent: _of("synth").synth(extent.rounds),
+    "magnetic": lambda _: _of("magnetic").magnetic(),
+    "scores": lambda extent: _of("scores").scores(20 * extent.rounds),
+}
+THROUGH_KAFKA: dict[str, Callable[[Any, Extent], Any]] = {
+    "throughput": _throughput,
+    "latency": _real_time,
+    "memory": _real_time,
+    "workers": lambda rig, extent: _of("end_to_end").workers(rig, extent.work, extent.rounds),
+    "devices": lambda rig, extent: _of("end_to_end").devices(rig, extent.work, extent.rounds),
+    "archive": lambda rig, extent: _of("archive").archive(rig, extent.work, extent.rounds, min(extent.seconds, 20.0)),
+    "takeover": lambda rig, extent: _of("takeover").takeover(rig, extent.work, extent.rounds),
+    "frames": lambda rig, _: _of("frames").frames(rig),
+    "joined": lambda rig, extent: _of("joined").joined(rig, seconds=extent.seconds),
+    "slow": lambda rig, extent: _of("slow").slow(rig, seconds=min(extent.seconds, 40.0)),
+}
 
 
 @click.command()
-@click.argument("chosen", nargs=-1, type=click.Choice((*COMPARISONS, "all")))
+@click.argument("chosen", nargs=-1, type=click.Choice((*ALONE, *THROUGH_KAFKA, "all")))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write every figure to this JSON file.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each peer, by turns.")
 @click.option(
@@ -54,126 +90,26 @@ def main(
     """
     if beside is not None and not (beside / "streams").exists():
         raise click.BadParameter(f"{beside} is no checkout of Kymo: it has no folder `streams`", param_hint="--beside")
-    from benchmarks.report import machine
-
-    wanted = list(dict.fromkeys(chosen)) or ["all"]
-    wanted = list(COMPARISONS) if "all" in wanted else wanted
     found: dict[str, Any] = {"machine": machine()}
     click.echo("".join(f"{key}: {value}\n" for key, value in found["machine"].items()))
-    if "kernels" in wanted:
-        _kernels(found, 20 * rounds)
-    if "dataset" in wanted:
-        _dataset(found, rounds)
-    if "serving" in wanted:
-        _serving(found, 3 * rounds)
-    if "synth" in wanted:
-        _synth(found, rounds)
-    if "magnetic" in wanted:
-        _magnetic(found)
-    if "scores" in wanted:
-        _scores(found, 20 * rounds)
-    if through_kafka := [name for name in wanted if name not in _BY_THEMSELVES]:
-        _through_kafka(found, through_kafka, rounds, (size * 1e6, seconds), beside)
+    extent = Extent(rounds, size * 1e6, seconds, beside)
+    for name in (*ALONE, *THROUGH_KAFKA) if not chosen or "all" in chosen else chosen:
+        if name not in found:
+            rows = _measured(name, extent)
+            tables = rows if isinstance(rows, dict) else {name: rows}
+            click.echo("".join(f"## {title}\n\n{table(title, rows)}\n\n" for title, rows in tables.items()))
+            found |= tables
+    click.echo(f"load after the run: {os.getloadavg()[0]:.1f}")
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def _kernels(found: dict[str, Any], rounds: int) -> None:
-    from rich.console import Console
-
-    from benchmarks import kernels
-
-    console, found["kernels"] = Console(width=100), []
-    for shape in kernels.SHAPES:
-        for dtype in ("float32", "float64"):
-            found["kernels"].append(kernels.results(shape, dtype, rounds))
-            kernels.show(found["kernels"][-1], console)
-
-
-def _dataset(found: dict[str, Any], rounds: int) -> None:
-    from rich.console import Console
-
-    from benchmarks import dataset
-
-    found["dataset"] = dataset.dataset(rounds)
-    dataset.show(found["dataset"], Console(width=100))
-
-
-def _serving(found: dict[str, Any], rounds: int) -> None:
-    os.environ["TF_NUM_INTRAOP_THREADS"] = "0"  # as many as there are cores: nothing is trained here
-    from rich.console import Console
-
-    from benchmarks import serving
-
-    found["serving"] = serving.results(rounds)
-    serving.show(found["serving"], Console())
-
-
-def _magnetic(found: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    from benchmarks import magnetic
-
-    found["magnetic"] = magnetic.magnetic()
-    magnetic.show(found["magnetic"], Console(width=120))
-
-
-def _scores(found: dict[str, Any], populations: int) -> None:
-    from rich.console import Console
-
-    from benchmarks import scores
-
-    found["scores"] = scores.scores(populations)
-    scores.show(found["scores"], Console(width=140))
-
-
-def _synth(found: dict[str, Any], rounds: int) -> None:
-    from rich.console import Console
-
-    from benchmarks import synth
-
-    found["synth"] = synth.results(rounds)
-    synth.show(found["synth"], Console())
-
-
-def _through_kafka(
-    found: dict[str, Any], wanted: list[str], rounds: int, sizes: tuple[float, float], beside: Path | None
-) -> None:
-    from benchmarks import end_to_end, report
-    from benchmarks.archive import archive
-    from benchmarks.frames import frames
-    from benchmarks.joined import joined
-    from benchmarks.load import Workload
-    from benchmarks.real_time import real_time
-    from benchmarks.rig import rig
-    from benchmarks.slow import slow
-    from benchmarks.takeover import SESSIONS, takeover
-
-    channel_samples, seconds = sizes
-    work = Workload(2).sized(channel_samples)
-    for name in wanted:
-        with rig(work) as made:  # a broker with empty topics each time: what came before costs nothing
-            if name == "archive":
-                found[name] = archive(made, work, rounds, min(seconds, 20.0))
-            elif name in ("latency", "memory"):
-                # One run gives both.
-                found[name] = found.get("latency" if name == "memory" else "memory") or real_time(made, work, seconds)
-            elif name == "frames":
-                found[name] = frames(made)
-            elif name == "joined":
-                found[name] = joined(made, seconds=seconds)
-            elif name == "slow":
-                found[name] = slow(made, seconds=min(seconds, 40.0))
-            elif name == "takeover":
-                found[name] = takeover(made, work, SESSIONS, rounds)
-            elif name == "throughput" and beside is not None:
-                found[name], found["beside"] = end_to_end.beside(made, work, beside, rounds)
-            else:
-                found[name] = getattr(end_to_end, name)(made, work, rounds=rounds)
-        for title in (name, "beside") if name == "throughput" and beside is not None else (name,):
-            click.echo(f"## {title}\n\n{report.table(title, found[title])}\n")
-    click.echo(f"load after the run: {os.getloadavg()[0]:.1f}")
+def _measured(name: str, extent: Extent) -> Any:
+    if name in ALONE:
+        return ALONE[name](extent)
+    with _of("rig").rig(extent.work) as rig:  # a broker with empty topics each time: what came before costs nothing
+        return THROUGH_KAFKA[name](rig, extent)
 
 
 if __name__ == "__main__":

@@ -6,24 +6,23 @@ to a plain file. Each peer is one process on one core, by turns. The archive is 
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import statistics
-import subprocess
-import sys
 import time
 import uuid
-from itertools import count, cycle, islice
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from itertools import cycle, islice
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
+from benchmarks.archive_peer import take
 from benchmarks.load import Workload, chunks, fill
+from benchmarks.report import Row
 from benchmarks.rig import Rig
 from kymo.streams.archive.check import check_archive
 from kymo.streams.archive.read import ArchiveReader
+from kymo.streams.settings import Settings
 
-Row = dict[str, Any]
 TITLES = {
     "kymo": "Kymo: into segments",
     "reader": "kafka-python that only reads",
@@ -34,19 +33,7 @@ LIVE_MB_S = 50.0
 
 
 def archive(rig: Rig, work: Workload, rounds: int = 3, live_s: float = 20.0) -> list[Row]:
-    """All peers on one backlog, then Kymo while messages come at 50 MB/s.
-
-    Parameters
-    ----------
-    rig : Rig
-        The rig.
-    work : Workload
-        How much is sent.
-    rounds : int
-        Runs of each peer, by turns.
-    live_s : float
-        Length of the live run, s; 0 for none.
-    """
+    """All peers on one backlog, by turns, then Kymo while messages come at 50 MB/s for so long (0 s: not at all)."""
     prefix, messages = _topics(rig), list(chunks(work, CHUNK))
     number = fill(rig.producer(), rig.names(prefix).of("sensor"), iter(messages))
     megabytes = sum(len(value) for _, value in messages) / 1e6
@@ -65,22 +52,21 @@ def live(rig: Rig, work: Workload, seconds: float) -> Row:
     size = len(next(messages)[1])
     number = int(LIVE_MB_S * 1e6 * seconds / size)
     producer, topic, step = rig.producer(), rig.names(prefix).of("sensor"), 100
-    child = _start(rig, "kymo", prefix, number)
-    started, sent_mb = time.monotonic(), 0.0
-    for first in count(0, step):
-        if first >= number:
-            break
-        for key, value in islice(messages, min(step, number - first)):
-            producer.produce(topic, value, key)
-            sent_mb += len(value) / 1e6
-        producer.poll(max(0.0, started + sent_mb / LIVE_MB_S - time.monotonic()))
-        time.sleep(max(0.0, started + sent_mb / LIVE_MB_S - time.monotonic()))
-    producer.flush()
-    took, ended_s = time.monotonic() - started, time.time()
-    run = _finish(rig, child, "kymo", prefix, number)
+    with _process() as pool:
+        running = _started(pool, rig, "kymo", prefix, number)
+        started, sent_mb = time.monotonic(), 0.0
+        for first in range(0, number, step):
+            for key, value in islice(messages, min(step, number - first)):
+                producer.produce(topic, value, key)
+                sent_mb += len(value) / 1e6
+            producer.poll(max(0.0, started + sent_mb / LIVE_MB_S - time.monotonic()))
+            time.sleep(max(0.0, started + sent_mb / LIVE_MB_S - time.monotonic()))
+        producer.flush()
+        took, ended_s = time.monotonic() - started, time.time()
+        run = _finished(rig, running, "kymo", prefix, number)
     title = f"Kymo, live for {took:.0f} s"
     behind_ms = 1000 * (run["ended_s"] - ended_s)
-    return _row(title, [run | {"wall_s": took}], sent_mb, number) | {"behind_ms": f"{behind_ms:.0f}"}
+    return _row(title, [run | {"wall_s": took}], sent_mb, number) | {"behind_ms": behind_ms}
 
 
 def _topics(rig: Rig) -> str:
@@ -93,31 +79,30 @@ def _folder(rig: Rig, prefix: str) -> Path:
     return rig.folder / f"archive-{prefix}"
 
 
-def _start(rig: Rig, peer: str, prefix: str, number: int) -> subprocess.Popen[str]:
-    core = str(max(os.sched_getaffinity(0)))
-    words = [peer, rig.settings.brokers, prefix, str(_folder(rig, prefix)), str(number), core]
-    command = [sys.executable, "-m", "benchmarks.archive_peer", *words]
-    root = Path(__file__).resolve().parent.parent
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
+def _started(pool: Executor, rig: Rig, peer: str, prefix: str, number: int) -> Future[Row]:
+    settings = Settings(brokers=rig.settings.brokers, prefix=prefix)
+    return pool.submit(take, peer, settings, _folder(rig, prefix), number)
 
 
-def _finish(rig: Rig, child: subprocess.Popen[str], peer: str, prefix: str, number: int) -> Row:
-    printed, _ = child.communicate(timeout=600)
-    if child.returncode:
-        raise RuntimeError(f"{peer}: exit status {child.returncode}")
-    found: Row = json.loads(printed)
-    folder = _folder(rig, prefix)
-    found["file_mb"] = sum(path.stat().st_size for path in folder.glob("*")) / 1e6 if folder.exists() else 0.0
+def _finished(rig: Rig, running: Future[Row], peer: str, prefix: str, number: int) -> Row:
+    took, folder = running.result(600), _folder(rig, prefix)
+    took["file_mb"] = sum(path.stat().st_size for path in folder.glob("*")) / 1e6 if folder.exists() else 0.0
     if peer == "kymo":
         wrong, stored = check_archive(folder), sum(s.count for s in ArchiveReader(folder).segments)
         if wrong or stored != number:
             raise RuntimeError(f"the archive holds {stored} of {number} records; {wrong[:3]}")
     shutil.rmtree(folder, ignore_errors=True)
-    return found
+    return took
 
 
 def _run(rig: Rig, peer: str, prefix: str, number: int) -> Row:
-    return _finish(rig, _start(rig, peer, prefix, number), peer, prefix, number)
+    with _process() as pool:
+        return _finished(rig, _started(pool, rig, peer, prefix, number), peer, prefix, number)
+
+
+def _process() -> Executor:
+    """A new process, for one peer."""
+    return ProcessPoolExecutor(1, get_context("spawn"))
 
 
 def _row(title: str, runs: list[Row], megabytes: float, number: int) -> Row:
@@ -132,5 +117,4 @@ def _row(title: str, runs: list[Row], megabytes: float, number: int) -> Row:
         "peak_mb": max(run["peak_mb"] for run in runs),
         "file_mb": runs[0]["file_mb"],
         "sent_mb": megabytes,
-        "behind_ms": "-",
     }

@@ -1,17 +1,11 @@
-"""One peer of the comparison `archive`, in a process of its own on one core. In: a topic's records. Out: JSON of what it took.
-
-python -m benchmarks.archive_peer kymo|reader|file BROKERS PREFIX FOLDER RECORDS CORE
-"""
+"""The peers of the comparison `archive`, each in a process of its own on one core. In: a topic's records. Out: what it took."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from benchmarks.child import memory
 from kymo.streams.archive.writer import CONSUMER, Archive
@@ -66,17 +60,10 @@ def values(settings: Settings, records: int) -> Iterator[bytes]:
 PEERS: dict[str, Callable[[Settings, Path, int], None]] = {"kymo": kymo, "reader": reader, "file": file}
 
 
-def main(peer: str, brokers: str, prefix: str, folder: str, *numbers: str) -> None:
-    """Run a peer; one line of JSON."""
-    records, core = (int(number) for number in numbers)
-    os.sched_setaffinity(0, {core})
-    settings = Settings(brokers=brokers, prefix=prefix)
+def take(peer: str, settings: Settings, folder: Path, records: int) -> dict[str, float]:
+    """What a peer takes of this process."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     started, before = time.monotonic(), time.process_time()
-    PEERS[peer](settings, Path(folder), records)
-    took: dict[str, Any] = {"wall_s": time.monotonic() - started, "cpu_s": time.process_time() - before}
-    took["peak_mb"] = memory(os.getpid()).peak_mb
-    print(json.dumps(took | {"ended_s": time.time()}))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    PEERS[peer](settings, folder, records)
+    took = {"wall_s": time.monotonic() - started, "cpu_s": time.process_time() - before}
+    return took | {"peak_mb": memory(os.getpid()).peak_mb, "ended_s": time.time()}

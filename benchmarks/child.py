@@ -14,21 +14,9 @@ from kymo.deploy.children import Child, stop
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Memory of a process, MB.
-
-    Attributes
-    ----------
-    pss_mb : float
-        Its proportional share: pages shared with others count in parts.
-    rss_mb : float
-        All pages that are resident.
-    peak_mb : float
-        The most `rss_mb` has been.
-    """
-
-    pss_mb: float
-    rss_mb: float
-    peak_mb: float
+    pss_mb: float  # its proportional share: pages shared with others count in parts
+    rss_mb: float  # all pages that are resident
+    peak_mb: float  # the most `rss_mb` has been
 
 
 def processor_s(pid: int) -> float:

@@ -8,25 +8,18 @@ window whole) and waits until they are on the disk. All begin with the recording
 of the ratios of rounds that lie side by side. Beside them: all of :func:`kymo.models.data.cache.build_dataset` from Parquet files, the
 same again (a look-up), and what reading the files alone takes. Memory is that of a process of its own that builds a data set from the
 files of one and of four times the sessions.
-
-    python -m benchmarks.dataset [--rounds N] [--sessions N]
 """
 
 # ruff: noqa: E402 (the number of threads is set before the libraries that read it are loaded)
 from __future__ import annotations
 
-import argparse
 import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
-from time import perf_counter, process_time
 from typing import Any
 
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -34,9 +27,9 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np
 import scipy.signal
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.child import memory as process_memory
+from benchmarks.turns import Call, Seconds, medians, ratios, timed, turn
 from kymo.models.data.cache import build_dataset, write_examples
 from kymo.models.data.dataset import iter_examples, read_dataset
 from kymo.models.data.examples import Dataset
@@ -47,7 +40,6 @@ from kymo.streams.recording import Recording
 from kymo.streams.settings import Settings
 
 CHANNELS, RATE_HZ, SECONDS = 12, 500, 120
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -61,7 +53,6 @@ class Shape:
     bins: int
 
     def recipe(self) -> Recipe:
-        """The recipe that asks for them."""
         names = ", ".join(f'"c{i}"' for i in range(CHANNELS))
         return parse_recipe(
             f'name = "bench"\n[[input]]\nstream = "imu"\nrate_hz = {RATE_HZ}\nchannels = [{names}]\n'
@@ -74,6 +65,16 @@ class Shape:
         return f"{CHANNELS} x {self.length} hop {self.hop}, {self.nperseg}/{self.noverlap}, {self.bins} bins"
 
 
+TITLES = {
+    "kymo": "Kymo, in memory",
+    "disk": "Kymo, onto the disk",
+    "loop": "scipy, a window and channel at a time",
+    "loop64": "the same in float64",
+    "loop_disk": "the same in float32, onto the disk",
+    "files": "Kymo, from files (build_dataset)",
+    "again": "the same again (a look-up)",
+    "reading": "reading the files alone",
+}
 #: Which figures are compared: the last is both onto the disk.
 COMPARED = (("kymo", "loop"), ("kymo", "loop64"), ("disk", "loop"), ("disk", "loop64"), ("disk", "loop_disk"))
 SHAPES = (Shape(1000, 480, 200, 160, 101), Shape(10_000, 5000, 1000, 800, 223))
@@ -94,7 +95,6 @@ def write_sessions(folder: Path, count: int) -> None:
 
 
 def by_kymo(recipe: Recipe, data: Path, home: Path) -> Dataset:
-    """A data set in a cache that is empty."""
     return build_dataset([data], recipe, split_chain(recipe.chain)[0], Settings(home=home))
 
 
@@ -124,7 +124,6 @@ def by_loop(shape: Shape, recordings: list[Recording], dtype: type[Any] = np.flo
 
 
 def loop_onto_disk(shape: Shape, recordings: list[Recording], path: Path) -> None:
-    """The loop's windows in a file."""
     path.parent.mkdir(exist_ok=True)
     with path.open("wb") as file:
         np.save(file, np.stack(by_loop(shape, recordings)))
@@ -132,52 +131,33 @@ def loop_onto_disk(shape: Shape, recordings: list[Recording], path: Path) -> Non
         os.fsync(file.fileno())
 
 
-def timed(call: Callable[[], Any]) -> tuple[float, float, Any]:
-    """Seconds by the clock, seconds of the processor, and what came of it."""
-    clock, processor = perf_counter(), process_time()
-    out = call()
-    return perf_counter() - clock, process_time() - processor, out
-
-
-def results(shape: Shape, data: Path, rounds: int) -> dict[str, Any]:
-    """One shape: seconds and ratios.
-
-    Raises
-    ------
-    RuntimeError
-        If the two do not give the same windows.
-    """
-    recipe, taken = shape.recipe(), []
+def results(shape: Shape, data: Path, rounds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """One shape: rows of seconds, and of ratios. A RuntimeError if the two do not give the same windows."""
+    recipe, taken = shape.recipe(), list[dict[str, Seconds]]()
     recordings = list(read([data], recipe.read_options()))
     for number in range(rounds + 1):
         with tempfile.TemporaryDirectory(dir=data.parent) as folder:
             home = Path(folder)
-            calls: dict[str, Callable[[], Any]] = {
+            calls: dict[str, Call] = {
                 "kymo": partial(read_dataset, recordings, recipe, split_chain(recipe.chain)[0]),
                 "disk": partial(onto_disk, recipe, recordings, home / "memory"),
                 "loop": partial(by_loop, shape, recordings),
                 "loop64": partial(by_loop, shape, recordings, np.float64),
                 "loop_disk": partial(loop_onto_disk, shape, recordings, home / "loop" / "windows.npy"),
             }
-            names = list(calls)[:: -1 if number % 2 else 1]
-            others: dict[str, Callable[[], Any]] = {
+            others: dict[str, Call] = {
                 "files": partial(by_kymo, recipe, data, home),
                 "again": partial(by_kymo, recipe, data, home),
                 "reading": lambda: sum(1 for _ in read([data], recipe.read_options())),
             }
-            found = {name: timed((calls | others)[name]) for name in (*names, *others)}
-            count = compare(found["files"][2], found["loop"][2])
+            found = {name: timed(call) for name, call in (*turn(calls, number), *others.items())}
+            count = compare(found["files"][1], found["loop"][1])
             if number:  # the first round warms up
-                taken.append({name: times[:2] for name, times in found.items()})
-    seconds = {
-        name: {kind: median(t[name][i] for t in taken) for i, kind in enumerate(("clock_s", "cpu_s"))}
-        for name in taken[0]
-    }
-    ratios = {
-        f"{ours} against {loop}": [median(t[loop][i] / t[ours][i] for t in taken) for i in range(2)]
-        for ours, loop in COMPARED
-    }
-    return {"shape": str(shape), "windows": count, "rounds": rounds, "seconds": seconds, "kymo_is_faster_by": ratios}
+                taken.append({name: seconds for name, (seconds, _) in found.items()})
+    kind = {"shape": str(shape), "windows": count}
+    rows = [kind | {"peer": title} | medians(taken, name) for name, title in TITLES.items()]
+    pairs = [{"peer": TITLES[ours], "than": TITLES[loop]} | ratios(taken, ours, loop) for ours, loop in COMPARED]
+    return rows, [kind | pair for pair in pairs]
 
 
 def compare(found: Dataset, right: list[Any]) -> int:
@@ -190,84 +170,30 @@ def compare(found: Dataset, right: list[Any]) -> int:
     return len(right)
 
 
-def peak_mb(data: Path, home: Path, sessions: int, shape: int) -> dict[str, float]:
-    """Most resident memory of a process that builds a data set of the first sessions, MB, and the size of its entry, MB."""
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom benchmarks import dataset as d\n"
-        "from kymo.models.data.samples import split_chain\nfrom kymo.models.data.cache import build_dataset\n"
-        "from kymo.streams.settings import Settings\n"
-        "data, home, count, shape = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])\n"
-        "recipe = d.SHAPES[shape].recipe()\n"
-        "paths = sorted(data.iterdir())[:count]\n"
-        "found = build_dataset(paths, recipe, split_chain(recipe.chain)[0], Settings(home=home))\n"
-        # Not getrusage: its peak is handed down from the process that started this one.
-        "status = Path('/proc/self/status').read_text().split()\n"
-        "print(int(status[status.index('VmHWM:') + 1]) * 1024 / 1e6, len(found.examples))\n"
-    )
-    words = [sys.executable, "-c", code, str(data), str(home), str(sessions), str(shape)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
-    peak, windows = done.stdout.split()
-    size = sum(file.stat().st_size for file in home.rglob("*") if file.is_file())
-    return {"sessions": sessions, "windows": int(windows), "peak_mb": float(peak), "entry_mb": size / 1e6}
-
-
 def memory(data: Path, sessions: int) -> list[dict[str, float]]:
-    """Peaks with one and with four times the data."""
-    found = []
+    """Peaks, each of a process of its own, with one and with four times the data."""
+    rows = []
     for count in (sessions, 4 * sessions):
-        with tempfile.TemporaryDirectory(dir=data.parent) as home:
-            found.append(peak_mb(data, Path(home), count, 1))
-    return found
+        with tempfile.TemporaryDirectory(dir=data.parent) as home, ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            windows, peak_mb = pool.submit(_built, sorted(data.iterdir())[:count], Path(home)).result()
+            size = sum(file.stat().st_size for file in Path(home).rglob("*") if file.is_file())
+        rows.append({"sessions": count, "windows": windows, "peak_mb": peak_mb, "entry_mb": size / 1e6})
+    return rows
 
 
-def dataset(rounds: int, sessions: int = 8, shapes: tuple[Shape, ...] = SHAPES) -> dict[str, Any]:
-    """All figures."""
+def _built(paths: list[Path], home: Path) -> tuple[int, float]:
+    """Windows of a data set that is built from files, and the most resident memory of this process, MB."""
+    recipe = SHAPES[1].recipe()
+    dataset = build_dataset(paths, recipe, split_chain(recipe.chain)[0], Settings(home=home))
+    return len(dataset.examples), process_memory(os.getpid()).peak_mb
+
+
+def dataset(rounds: int, sessions: int = 8, shapes: tuple[Shape, ...] = SHAPES) -> dict[str, list[dict[str, Any]]]:
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:
         data, more = Path(folder) / "data", Path(folder) / "more"
         for path, count in ((data, sessions), (more, 4 * sessions)):
             path.mkdir()
             write_sessions(path, count)
-        return {"build": [results(shape, data, rounds) for shape in shapes], "memory": memory(more, sessions)}
-
-
-def show(found: dict[str, Any], console: Console) -> None:
-    """Print both tables."""
-    names = {
-        "kymo": "Kymo, in memory",
-        "disk": "Kymo, onto the disk",
-        "loop": "scipy, a window and channel at a time",
-        "loop64": "the same in float64",
-        "loop_disk": "the same in float32, onto the disk",
-        "files": "Kymo, from files (build_dataset)",
-        "again": "the same again (a look-up)",
-        "reading": "reading the files alone",
-    }
-    for made in found["build"]:
-        ratios = made["kymo_is_faster_by"]
-        table = Table("", "s", "s of the processor", title=f"{made['shape']}: {made['windows']} windows")
-        for name, title in names.items():
-            times = made["seconds"][name]
-            table.add_row(title, f"{times['clock_s']:.2f}", f"{times['cpu_s']:.2f}")
-        console.print(table)
-        for name, (clock, processor) in ratios.items():
-            ours, loop = name.split(" against ")
-            console.print(
-                f"{names[ours]}: {clock:.1f} x ({processor:.1f} x of the processor) faster than {names[loop]}"
-            )
-    table = Table("sessions", "windows", "peak memory, MB", "on the disk, MB")
-    for row in found["memory"]:
-        table.add_row(f"{row['sessions']}", f"{row['windows']}", f"{row['peak_mb']:.0f}", f"{row['entry_mb']:.0f}")
-    console.print(table)
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description="Building a data set beside scipy a window and channel at a time.")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds by turns (default %(default)s)")
-    parser.add_argument("--sessions", type=int, default=8, help="of 120 s each (default %(default)s)")
-    chosen = parser.parse_args()
-    show(dataset(chosen.rounds, chosen.sessions), Console())
-
-
-if __name__ == "__main__":
-    main()
+        built = [results(shape, data, rounds) for shape in shapes]
+        rows, pairs = ([row for each in side for row in each] for side in zip(*built, strict=True))
+        return {"dataset": rows, "dataset_ratios": pairs, "dataset_memory": memory(more, sessions)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,42 +22,14 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """A drained topic.
-
-    Attributes
-    ----------
-    seconds : float
-        From the first to the last event.
-    rate : float
-        Channel-samples a second.
-    rate_cpu : float
-        Channel-samples a second of processor time of the peer's processes; includes the first windows' warm-up.
-    events : list of dict
-        As published, each with ``t_ms``, its record time.
-    memory : Memory
-        Of the first process, at the end.
-    """
-
-    seconds: float
-    rate: float
-    rate_cpu: float
-    events: list[dict[str, Any]]
-    memory: Memory
+    rate: float  # channel-samples a second
+    rate_cpu: float  # the same a second of processor time of the peer's processes; includes the first windows' warm-up
+    events: list[dict[str, Any]]  # as published, each with ``t_ms``, its record time
+    memory: Memory  # of the first process, at the end
 
 
 class EventTopic:
-    """A topic that events are awaited on.
-
-    Parameters
-    ----------
-    brokers, topic : str
-        Where.
-
-    Attributes
-    ----------
-    name : str
-        The topic.
-    """
+    """A topic that events, or other records, are awaited on from now."""
 
     def __init__(self, brokers: str, topic: str) -> None:
         from confluent_kafka import Consumer, TopicPartition
@@ -93,35 +65,30 @@ class EventTopic:
         """Events that have come since this was made."""
         return sum(self._ends().values()) - sum(self._start.values())
 
-    def read(self) -> list[dict[str, Any]]:
-        """Those events, with their record times as ``t_ms``."""
+    def records(self) -> Iterator[tuple[int, bytes]]:
+        """Record times and values of those."""
         from confluent_kafka import TopicPartition
 
-        topic, left = self._places[0].topic, self.count()
-        self._consumer.assign([TopicPartition(topic, number, at) for number, at in self._start.items()])
-        out: list[dict[str, Any]] = []
+        left = self.count()
+        self._consumer.assign([TopicPartition(self.name, number, at) for number, at in self._start.items()])
         while left > 0:
             for message in self._consumer.consume(min(left, 5_000), 5.0):
                 if message.error():
                     raise RuntimeError(message.error())
-                out.append(json.loads(message.value()) | {"t_ms": message.timestamp()[1]})
+                yield message.timestamp()[1], message.value()
                 left -= 1
         self._consumer.unassign()
-        return out
+
+    def read(self) -> list[dict[str, Any]]:
+        """Those as events, with their record times as ``t_ms``."""
+        return [json.loads(value) | {"t_ms": t_ms} for t_ms, value in self.records()]
 
     def close(self) -> None:
-        """Close the connection."""
         self._consumer.close()
 
 
 def drain(children: Sequence[Child], topic: EventTopic, work: Workload, timeout_s: float = 120.0) -> Drained:
-    """Wait until processes that run already have published every event.
-
-    Raises
-    ------
-    RuntimeError
-        If a process ends, the events do not all come, or more come than there are windows.
-    """
+    """Wait until processes that run already have published every event; a RuntimeError if one ends, or the events are not all, or more."""
     give_up = time.monotonic() + timeout_s
     cpu_first, first = 0.0, 0
     while (count := topic.count()) < work.events:
@@ -141,17 +108,11 @@ def drain(children: Sequence[Child], topic: EventTopic, work: Workload, timeout_
     seconds = max(1, max(times) - min(times)) / 1000
     share = (work.events - 1) / work.events
     rate_cpu = work.channel_samples * (work.events - first) / work.events / cpu if first and cpu > 0 else float("nan")
-    return Drained(seconds, work.channel_samples * share / seconds, rate_cpu, events, used)
+    return Drained(work.channel_samples * share / seconds, rate_cpu, events, used)
 
 
 def await_ready(workers: Sequence[Child], home: Path, timeout_s: float = 60.0) -> None:
-    """Wait until Kymo's workers all hold partitions.
-
-    Raises
-    ------
-    RuntimeError
-        If one ends, or they are not ready in time.
-    """
+    """Wait until Kymo's workers all hold partitions; a RuntimeError if one ends, or they do not in time."""
     give_up = time.monotonic() + timeout_s
     while True:
         check(workers)

@@ -10,7 +10,7 @@ import signal
 import statistics
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from benchmarks.child import alive
 from benchmarks.drain import Drained, EventTopic, await_ready, drain
 from benchmarks.load import Workload, chunks, fill, json_samples
 from benchmarks.peer import Task, peer_child
-from benchmarks.peer_kymo import worker
 from benchmarks.report import Row, commit
 from benchmarks.rig import Rig
 from benchmarks.truth import compare
@@ -27,27 +26,13 @@ from kymo.deploy.children import Child
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A peer with its input.
+    """A peer with its input."""
 
-    Attributes
-    ----------
-    title : str
-        In the table.
-    peer : str
-        ``kymo``, or the NAME of a peer_NAME.py.
-    chunk : int
-        Samples a message; 1 for JSON.
-    share : float
-        Of the numbers that the fastest peers get: slow ones get fewer, since only the rate counts.
-    checkout : Path, optional
-        Another Kymo than this one.
-    """
-
-    title: str
-    peer: str
-    chunk: int
-    share: float = 1.0
-    checkout: Path | None = None
+    title: str  # in the table
+    peer: str  # ``kymo``, or the NAME of a peer_NAME.py
+    chunk: int  # samples a message; 1 for JSON
+    share: float = 1.0  # of the numbers that the fastest peers get: slow ones get fewer, since only the rate counts
+    checkout: Path | None = None  # another Kymo than this one
 
 
 KYMO, BARE = Entry("Kymo, chunks of 100", "kymo", 100), Entry("bare confluent-kafka loop, chunks of 100", "bare", 100)
@@ -62,20 +47,13 @@ ENTRIES = (
 
 
 class Runner:
-    """Runs entries on one rig, each input filled in once.
-
-    Parameters
-    ----------
-    rig : Rig
-        The rig.
-    """
+    """Runs entries on one rig, each input filled in once."""
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
         self._filled: dict[tuple[Workload, int, Path | None], str] = {}
 
     def prefix(self) -> str:
-        """Prefix of new topics."""
         prefix = f"bench-{uuid.uuid4().hex[:8]}"
         self.rig.names(prefix)
         return prefix
@@ -96,7 +74,8 @@ class Runner:
         """A peer's process under a new consumer group, not yet started, and the topic of its events."""
         brokers, name = self.rig.settings.brokers, f"{peer}-{uuid.uuid4().hex[:8]}"
         if peer == "kymo":
-            return worker(self.rig, prefix, name, checkout), EventTopic(brokers, f"{prefix}.events")
+            env = {"PYTHONPATH": str(checkout)} if checkout else {}  # another checkout runs in the same environment
+            return self.rig.worker(self.rig.recipe(name), prefix, **env), EventTopic(brokers, f"{prefix}.events")
         target = self.rig.topic(f"out.{name}")
         task = Task(brokers, name, f"{prefix}.sensor", target, str(self.rig.folder), work)
         return peer_child(peer, task), EventTopic(brokers, target)
@@ -110,18 +89,20 @@ class Runner:
         compare(work, result.events)
         return result
 
+    def by_turns(self, works: Mapping[Entry, Workload], rounds: int) -> dict[Entry, Row]:
+        """Every entry `rounds` times, by turns; the median of each."""
+        for entry, work in works.items():
+            self.filled(entry, work)
+        runs: dict[Entry, list[Drained]] = {entry: [] for entry in works}
+        for _ in range(rounds):
+            for entry, work in works.items():
+                runs[entry].append(self.run(entry, work))
+        return {entry: _row(each) for entry, each in runs.items()}
+
 
 def throughput(rig: Rig, work: Workload, rounds: int = 3, entries: Sequence[Entry] = ENTRIES) -> list[Row]:
-    """Every entry `rounds` times, by turns; the median of each."""
-    runner = Runner(rig)
     works = {entry: work.sized(work.channel_samples * entry.share) for entry in entries}
-    for entry in entries:
-        runner.filled(entry, works[entry])
-    found: dict[Entry, list[Drained]] = {entry: [] for entry in entries}
-    for _ in range(rounds):
-        for entry in entries:
-            found[entry].append(runner.run(entry, works[entry]))
-    return [{"peer": entry.title} | _row(found[entry]) for entry in entries]
+    return [{"peer": entry.title} | row for entry, row in Runner(rig).by_turns(works, rounds).items()]
 
 
 def _row(runs: Sequence[Drained]) -> Row:
@@ -136,7 +117,7 @@ def _row(runs: Sequence[Drained]) -> Row:
     }
 
 
-def beside(rig: Rig, work: Workload, checkout: Path, rounds: int = 3) -> tuple[list[Row], list[Row]]:
+def beside(rig: Rig, work: Workload, checkout: Path, rounds: int = 3) -> dict[str, list[Row]]:
     """This Kymo, another checkout's and the bare loop, by turns: their rates, and how they compare in each round."""
     rows, ratios = [], []
     for chunk in (500, 100):
@@ -147,7 +128,7 @@ def beside(rig: Rig, work: Workload, checkout: Path, rounds: int = 3) -> tuple[l
         ]
         rows += (mine := throughput(rig, work, rounds, entries))
         ratios += [{"chunk": chunk, "of": of} | _ratios(mine, key) for of, key in _RATES.items()]
-    return rows, ratios
+    return {"throughput": rows, "beside": ratios}
 
 
 _RATES = {"the clock": "rates", "processor time": "rates_cpu"}
@@ -162,20 +143,17 @@ def _ratios(rows: Sequence[Row], key: str) -> Row:
     return {name: statistics.median(found) for name, found in rounds.items()} | {"spread": spread}
 
 
-def devices(rig: Rig, work: Workload, counts: Sequence[int] = (1, 8, 64, 512), rounds: int = 2) -> list[Row]:
+def devices(rig: Rig, work: Workload, rounds: int = 2, counts: Sequence[int] = (1, 8, 64, 512)) -> list[Row]:
     """The same number of samples from more and more devices: Kymo and the bare loop, chunks of 100."""
     rows = []
     for count in counts:
-        runner, sized = Runner(rig), replace(work, devices=count).sized(work.channel_samples)
-        found: dict[Entry, list[Drained]] = {KYMO: [], BARE: []}
-        for _ in range(rounds):
-            for entry, runs in found.items():
-                runs.append(runner.run(entry, sized))
-        rows += [{"devices": count, "peer": entry.peer} | _row(runs) for entry, runs in found.items()]
+        sized = replace(work, devices=count).sized(work.channel_samples)
+        turns = Runner(rig).by_turns({KYMO: sized, BARE: sized}, rounds)
+        rows += [{"devices": count, "peer": entry.peer} | row for entry, row in turns.items()]
     return rows
 
 
-def workers(rig: Rig, work: Workload, counts: Sequence[int] = (1, 2), rounds: int = 2) -> list[Row]:
+def workers(rig: Rig, work: Workload, rounds: int = 2, counts: Sequence[int] = (1, 2)) -> list[Row]:
     """Workers that share the partitions: from the moment at which all may begin to the last event.
 
     They join while there is no input, stand still (SIGSTOP) while it is filled in, and go on at the same moment.
@@ -190,9 +168,9 @@ def workers(rig: Rig, work: Workload, counts: Sequence[int] = (1, 2), rounds: in
 
 def _together(runner: Runner, work: Workload, count: int) -> float:
     prefix = runner.prefix()
-    name, topic = f"{prefix}-workers", EventTopic(runner.rig.settings.brokers, f"{prefix}.events")
+    topic, recipe = EventTopic(runner.rig.settings.brokers, f"{prefix}.events"), runner.rig.recipe(f"{prefix}-workers")
     # Long enough to stand still without being taken for dead.
-    children = [worker(runner.rig, prefix, name, KYMO_SESSION_TIMEOUT_S="120") for _ in range(count)]
+    children = [runner.rig.worker(recipe, prefix, KYMO_SESSION_TIMEOUT_S="120") for _ in range(count)]
     with alive(children):
         await_ready(children, runner.rig.settings.home)
         try:

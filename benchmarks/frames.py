@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,8 @@ from benchmarks.child import alive, check, memory
 from benchmarks.drain import EventTopic
 from benchmarks.load import ORIGIN_NS, fill
 from benchmarks.report import Row
-from benchmarks.rig import LABELS, Rig
-from kymo.deploy.children import Child, kymo_command, kymo_environment
-from kymo.models.registry import write_bundle
-from kymo.models.registry.manifest import MODEL
-from kymo.models.zoo.onnx_graph import Graph
-from kymo.processors.recipe.load import Recipe, load_recipe
+from benchmarks.rig import LABELS, Rig, network_of_means
+from benchmarks.truth import compare_means
 from kymo.streams.chunk import Array, Chunk, Header
 from kymo.streams.codec import ChunkCodec
 
@@ -41,18 +36,6 @@ def _recipe(name: str, dtype: str) -> str:
     source = f'[[input]]\nstream = "video"\nrate_hz = {_RATE}\nchannels = ["red", "green", "blue"]\ndtype = "{dtype}"\n'
     window = f"[window]\nlength_s = {_LENGTH / _RATE}\nhop_s = {_LENGTH / _RATE}\n"
     return f'name = "{name}"\n{source}{shape}{window}{steps}[model]\narchitecture = "spectrogram_cnn"\n'
-
-
-def _bundle(recipe: Recipe, folder: Path) -> Path:
-    fmt, graph = recipe.output_format(), Graph()
-    shape = [fmt.rows, *fmt.shape]
-    means = graph.node("ReduceMean", ["windows", np.array([1, 2, 3])], keepdims=0)
-    graph.node("MatMul", [means, _WEIGHTS], "logits")
-    model = {"input": "windows", "output": "logits", "shape": shape, "dtype": "float32", "layout": "channels_last"}
-    manifest = {"recipe": recipe.name, "labels": list(LABELS), "temperature": 1.0, "batch": "any"}
-    manifest |= {"chain": recipe.chain.to_json(), "model": model}
-    network = graph.model({"windows": ("n", *shape)}, {"logits": ("n", len(LABELS))})
-    return write_bundle(folder / recipe.name, manifest, {MODEL: network})
 
 
 def _frames(dtype: str) -> tuple[Array, Array]:
@@ -87,11 +70,9 @@ def frames(rig: Rig, seconds: float = 3600.0) -> list[Row]:
 
 
 def _caught_up(rig: Rig, dtype: str, seconds: float) -> Row:
-    name, prefix, count = f"frames-{dtype}", f"bench-frames-{dtype}", int(seconds * _RATE)
+    prefix, count = f"bench-frames-{dtype}", int(seconds * _RATE)
     rig.names(prefix)
-    path = rig.folder / f"{name}.toml"
-    path.write_text(_recipe(name, dtype))
-    recipe = load_recipe(str(path))
+    recipe = rig.write(f"frames-{dtype}", _recipe(f"frames-{dtype}", dtype))
     sent, means = _frames(dtype)
     header = Header("hour", ORIGIN_NS, recipe.input_format())
     # Messages of 2 MB: not many at once, and none taken for another's while the broker still starts.
@@ -99,9 +80,7 @@ def _caught_up(rig: Rig, dtype: str, seconds: float) -> Row:
     producer = rig.producer(**{"compression.type": "lz4", "enable.idempotence": False, "max.in.flight": 1} | sizes)
     producer.list_topics(f"{prefix}.video", 30)
     fill(producer, f"{prefix}.video", _messages(sent, header, count))
-    changes = {"KYMO_BROKERS": rig.settings.brokers, "KYMO_HOME": str(rig.settings.home), "KYMO_METRICS_PORT": "0"}
-    command = kymo_command("worker", str(path), "--bundle", str(_bundle(recipe, rig.folder)), "--prefix", prefix)
-    child = Child("kymo", command, kymo_environment(changes, keep=False))
+    child = rig.worker((recipe, rig.bundle(recipe, network_of_means(recipe, _WEIGHTS))), prefix)
     topic, windows, began_s = EventTopic(rig.settings.brokers, f"{prefix}.events"), count // _LENGTH, time.monotonic()
     with alive([child]):
         while (events := topic.count()) < windows:
@@ -115,7 +94,7 @@ def _caught_up(rig: Rig, dtype: str, seconds: float) -> Row:
     topic.close()
     pixels = _LENGTH * _SIZE * _SIZE * 3 / 1e6
     sent_mb = count * float(np.mean([memoryview(f).nbytes for f in sent])) / 1e6
-    figures = {"window_mb": pixels, "sent_mb": sent_mb, "seconds": took_s, "peak_mb": used.peak_mb}
+    figures = {"window_mb": pixels, "sent_mb": sent_mb, "caught_up_s": took_s, "peak_mb": used.peak_mb}
     return {"frames": dtype, "windows": windows, **figures}
 
 
@@ -126,8 +105,4 @@ def _compare(events: list[dict[str, Any]], means: Array, windows: int) -> None:
         raise RuntimeError(f"{len(events)} events for {windows} windows")
     for event in events:
         numbers = np.arange(event["start_index"], event["start_index"] + _LENGTH) % _DISTINCT
-        logits = means[numbers].mean(0) @ _WEIGHTS.astype(np.float64)
-        wanted = np.exp(logits - logits.max())
-        found = np.array([event["probabilities"][label] for label in LABELS])
-        if (off := np.abs(found - wanted / wanted.sum()).max()) > _TOLERANCE:
-            raise RuntimeError(f"window {event['start_index']}: probabilities are off by {off:.1e}")
+        compare_means(event, means[numbers].mean(0), _WEIGHTS, _TOLERANCE)

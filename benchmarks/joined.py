@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,15 @@ from numpy.typing import NDArray
 
 from benchmarks.child import alive, processor_s
 from benchmarks.drain import await_ready
-from benchmarks.load import ORIGIN_NS
-from benchmarks.real_time import Observer
+from benchmarks.load import ORIGIN_NS, send_at_pace
+from benchmarks.real_time import Observer, percentiles
 from benchmarks.report import Row
-from benchmarks.rig import LABELS, Rig
-from kymo.deploy.children import Child, kymo_command, kymo_environment
-from kymo.models.registry import write_bundle
-from kymo.models.registry.manifest import MODEL
-from kymo.models.zoo.onnx_graph import Graph
-from kymo.processors.recipe.load import Recipe, load_recipe
+from benchmarks.rig import LABELS, Rig, network_of_means
+from benchmarks.truth import compare_means
+from kymo.deploy.children import Child
 from kymo.streams.chunk import Chunk, Header, signal_format
 from kymo.streams.codec import ChunkCodec
+from kymo.streams.topics import Names
 
 #: By stream, samples a second, how it is sampled, and samples a chunk.
 _STREAMS = {"eda": (4, "linear", 1), "bvp": (64, "block", 6), "temperature": (4, "linear", 1), "pupil": (60, "mean", 6)}
@@ -35,6 +32,10 @@ _TICK_HZ, _LENGTH, _HOP = 4, 40, 4  # ticks
 _WARM_UP_S = 15.0
 _TOLERANCE = 1e-4
 _EARLY_S = 0.002  # chunks that are due so soon are sent together
+#: Ticks hold a block of so many samples, or one.
+_CHANNELS = sum(rate // _TICK_HZ if sample == "block" else 1 for rate, sample, _ in _STREAMS.values())
+_WEIGHTS = np.random.default_rng(7).standard_normal((_CHANNELS, len(LABELS))).astype(np.float32)
+Message = tuple[float, str, tuple[str, str, int], bytes]
 
 
 def _recipe(name: str) -> str:
@@ -45,23 +46,6 @@ def _recipe(name: str) -> str:
     window = f"[window]\nlength_s = {_LENGTH / _TICK_HZ}\nhop_s = {_HOP / _TICK_HZ}\n"
     join = f'[join]\nrate_hz = {_TICK_HZ}\ngrid = "eda"\n'
     return f'name = "{name}"\n{inputs}{join}{window}[model]\narchitecture = "minirocket"\n'
-
-
-def _weights(channels: int) -> NDArray[np.float32]:
-    return np.random.default_rng(7).standard_normal((channels, len(LABELS))).astype(np.float32)
-
-
-def _bundle(recipe: Recipe, folder: Path) -> Path:
-    fmt = recipe.output_format()
-    graph = Graph()
-    means = graph.node("ReduceMean", ["windows", np.array([1])], keepdims=0)
-    graph.node("MatMul", [means, _weights(len(fmt.channels))], "logits")
-    shape = [fmt.rows, len(fmt.channels)]
-    model = {"input": "windows", "output": "logits", "shape": shape, "dtype": "float32", "layout": "channels_last"}
-    manifest = {"recipe": recipe.name, "labels": list(LABELS), "temperature": 1.0, "batch": "any"}
-    manifest |= {"chain": recipe.chain.to_json(), "model": model}
-    network = graph.model({"windows": ("n", *shape)}, {"logits": ("n", len(LABELS))})
-    return write_bundle(folder / recipe.name, manifest, {MODEL: network})
 
 
 def samples(number: int, stream: str, count: int) -> NDArray[np.float32]:
@@ -83,18 +67,16 @@ def _sends(sessions: int, seconds: float) -> Iterator[tuple[float, str, int, int
 
 def joined(rig: Rig, sessions: int = 100, seconds: float = 60.0) -> list[Row]:
     """A worker that joins so many sessions at their pace."""
-    name, prefix = f"joined{sessions}", f"bench-joined{sessions}"
-    rig.names(prefix)
-    path = rig.folder / f"{name}.toml"
-    path.write_text(_recipe(name))
-    bundle = _bundle(load_recipe(str(path)), rig.folder)
-    changes = {"KYMO_BROKERS": rig.settings.brokers, "KYMO_HOME": str(rig.settings.home), "KYMO_METRICS_PORT": "0"}
-    command = kymo_command("worker", str(path), "--bundle", str(bundle), "--prefix", prefix)
-    child = Child("kymo", command, kymo_environment(changes, keep=False))
+    prefix = f"bench-joined{sessions}"
+    names, recipe = rig.names(prefix), rig.write(f"joined{sessions}", _recipe(f"joined{sessions}"))
+    child = rig.worker((recipe, rig.bundle(recipe, network_of_means(recipe, _WEIGHTS))), prefix)
+    producer = rig.producer(**{"linger.ms": 5, "socket.nagle.disable": True})
+    messages, since = _messages(names, sessions, seconds), list[float]()  # time and processor time behind the warm-up
     with alive([child]):
         await_ready([child], rig.settings.home)
         observer = Observer(rig.settings.brokers, f"{prefix}.events")
-        sent_s, cores = _send(rig, prefix, sessions, seconds, child)
+        sent_s = send_at_pace(producer, _watched(messages, child, since), _EARLY_S)
+        cores = (processor_s(child.pid) - since[1]) / (time.perf_counter() - since[0])
         time.sleep(2)
         tail = "\n".join(child.tail)
     observer.close()
@@ -105,38 +87,28 @@ def joined(rig: Rig, sessions: int = 100, seconds: float = 60.0) -> list[Row]:
         for at_s, event in observer.events
         if event["start_index"] / _TICK_HZ > _WARM_UP_S - _LENGTH / _TICK_HZ
     ]
-    p50, p99 = (float(p) for p in np.percentile(latencies_ms, [50, 99]))
-    figures = {"cores": cores, "p50_ms": p50, "p99_ms": p99, "max_ms": max(latencies_ms)}
-    return [{"sessions": sessions, "windows": len(observer.events)} | figures]
+    figures = {"sessions": sessions, "windows": len(observer.events), "cores": cores}
+    return [figures | percentiles(latencies_ms)]
 
 
-def _send(
-    rig: Rig, prefix: str, sessions: int, seconds: float, child: Child
-) -> tuple[dict[tuple[str, str, int], float], float]:
-    """Send at the pace; when each chunk was sent, and what of a core the worker took behind the warm-up."""
-    producer, codec = rig.producer(**{"linger.ms": 5, "socket.nagle.disable": True}), ChunkCodec()
-    names, sent_s = rig.names(prefix), dict[tuple[str, str, int], float]()
+def _messages(names: Names, sessions: int, seconds: float) -> list[Message]:
+    """What is sent, made before the clock runs: what measures must not be what is short of time."""
+    codec, messages = ChunkCodec(), list[Message]()
     data = {(i, s): samples(i, s, int(seconds * _STREAMS[s][0])) for i in range(sessions) for s in _STREAMS}
-    heads = {
-        (i, s): Header(f"person-{i}", ORIGIN_NS, signal_format(s, (s,), _STREAMS[s][0]))
-        for i in range(sessions)
-        for s in _STREAMS
-    }
-    messages = []  # made before the clock runs: what measures must not be what is short of time
+    heads = {(i, s): Header(f"person-{i}", ORIGIN_NS, signal_format(s, (s,), _STREAMS[s][0])) for i, s in data}
     for due_s, stream, number, i in _sends(sessions, seconds):
         head, size = heads[i, stream], _STREAMS[stream][2]
         value = codec.encode(Chunk(head, number * size, data[i, stream][number * size : (number + 1) * size]))
         messages.append((due_s, names.for_stream(stream), (head.session, stream, number), value))
-    started_s, since = time.perf_counter(), (0.0, 0.0)
-    for due_s, topic, place, value in messages:
-        while (left := started_s + due_s - time.perf_counter()) > _EARLY_S:
-            producer.poll(left)
-        if not since[0] and due_s > _WARM_UP_S:
-            since = time.perf_counter(), processor_s(child.pid)
-        sent_s[place] = time.perf_counter()
-        producer.produce(topic, value, place[0])
-    producer.flush()
-    return sent_s, (processor_s(child.pid) - since[1]) / (time.perf_counter() - since[0])
+    return messages
+
+
+def _watched(messages: list[Message], child: Child, since: list[float]) -> Iterator[Message]:
+    """The messages; notes the time and the worker's processor time at the end of the warm-up."""
+    for message in messages:
+        if not since and message[0] > _WARM_UP_S:
+            since += [time.perf_counter(), processor_s(child.pid)]
+        yield message
 
 
 def _complete_s(sent_s: dict[tuple[str, str, int], float], event: dict[str, Any]) -> float:
@@ -162,9 +134,4 @@ def _compare(events: list[dict[str, Any]], sessions: int, seconds: float, tail: 
             each = rate // _TICK_HZ
             rows = samples(number, stream, int(seconds * rate))[: (ticks[-1] + 1) * each].reshape(-1, each)[ticks]
             columns.append(rows.mean(1, keepdims=True) if sample == "mean" else rows)
-        means = np.hstack(columns).astype(np.float64).mean(0)
-        logits = means @ _weights(len(means)).astype(np.float64)
-        expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-        came = np.array([event["probabilities"][label] for label in LABELS])
-        if np.abs(came - expected).max() > _TOLERANCE:
-            raise RuntimeError(f"{event['id']}: {came}, numpy finds {expected}")
+        compare_means(event, np.hstack(columns).astype(np.float64).mean(0), _WEIGHTS, _TOLERANCE)

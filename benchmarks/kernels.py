@@ -1,6 +1,4 @@
-"""Windows per second of the spectrogram step and of its peers. In: nothing (noise). Out: a table, and JSON if a path is given.
-
-    python -m benchmarks.kernels [--out FILE] [--rounds N]
+"""Windows per second of the spectrogram step and of its peers. In: nothing (noise). Out: a row a shape, dtype and peer.
 
 Everything runs in one process on one thread, by turns, in the time that the thread itself spent (so that a busy machine does not choose the
 winner); a figure is the median of its rounds, a ratio the median of the ratios of rounds that lie side by side. "Kymo" is the whole step:
@@ -11,12 +9,8 @@ is the bare ``scipy.fft.rfft`` of a hop's new frames, already cut out and window
 # ruff: noqa: E402 (the number of threads is set before the libraries that read it are loaded)
 from __future__ import annotations
 
-import argparse
-import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from time import thread_time
 from typing import Any
@@ -27,14 +21,12 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np
 import scipy.fft
 import scipy.signal
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.turns import Call, faster, measure
 from kymo.processors.steps.spectrogram import Spectrogram
 from kymo.processors.windows import Windows
 from kymo.streams.chunk import Chunk, Header, signal_format
 
-Call = Callable[[], Any]
 RATE_HZ = 500
 LIMIT = "bare rfft of the new frames"
 OURS = "Kymo, a chunk a hop"
@@ -52,12 +44,10 @@ class Shape:
 
     @property
     def step(self) -> int:
-        """Samples from one frame to the next."""
         return self.nperseg - self.noverlap
 
     @property
     def new_frames(self) -> int:
-        """Frames that a hop adds."""
         return self.hop // self.step
 
     def __str__(self) -> str:
@@ -150,73 +140,24 @@ def other_calls(shape: Shape, dtype: str) -> tuple[dict[str, Call], list[str]]:
     return calls, absent
 
 
-def measure(calls: dict[str, Call], rounds: int, seconds: float = 0.02) -> dict[str, list[float]]:
-    """Seconds a call by name, one figure a round; the calls take turns, and each round starts with another one."""
-    counts = {}
-    for name, call in calls.items():
-        call()
-        start = thread_time()
-        call()
-        counts[name] = max(1, round(seconds / max(thread_time() - start, 1e-6)))
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
-    for i in range(rounds):
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            call, count = calls[name], counts[name]
-            call()  # the one before has left the caches full of its own
-            start = thread_time()
-            for _ in range(count):
-                call()
-            taken[name].append((thread_time() - start) / count)
-    return taken
-
-
-def results(shape: Shape, dtype: str, rounds: int) -> dict[str, Any]:
-    """One shape and dtype: windows per second and ratios by name."""
-    others, absent = other_calls(shape, dtype)
-    ours = {OURS: kymo(shape, dtype, shape.hop), "Kymo, chunks of 100 samples": kymo(shape, dtype, 100)}
-    taken = measure(ours | scipy_calls(shape, dtype) | others, rounds)
-    rows = {
-        name: {
-            "windows_per_s": 1 / median(times),
-            "of_limit": median(a / b for a, b in zip(taken[LIMIT], times, strict=True)),
-            "kymo_is_faster_by": median(a / b for a, b in zip(times, taken[OURS], strict=True)),
-        }
-        for name, times in taken.items()
-    }
-    return {"shape": str(shape), "dtype": dtype, "rounds": rounds, "absent": absent, "rows": rows}
-
-
-def show(result: dict[str, Any], console: Console) -> None:
-    """Print one table."""
-    table = Table(title=f"{result['shape']}, {result['dtype']}", title_justify="left")
-    for column in ("", "windows/s", "of the limit", "Kymo is faster by"):
-        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
-    for name, row in result["rows"].items():
-        faster = "" if name == OURS else f"{row['kymo_is_faster_by']:.1f} x"
-        table.add_row(name, f"{row['windows_per_s']:,.0f}", f"{row['of_limit']:.2f}", faster)
-    console.print(table)
-    for name in result["absent"]:
-        console.print(f"{name} is not installed here, so it was not measured")
-
-
-def main() -> None:
-    """Measure all shapes and dtypes."""
-    parser = argparse.ArgumentParser(description="Windows per second of the spectrogram step and of its peers.")
-    parser.add_argument("--out", type=Path, help="write the results to this JSON file")
-    parser.add_argument("--rounds", type=int, default=60, help="rounds by turns (default %(default)s)")
-    chosen = parser.parse_args()
-    if chosen.rounds < 1:
-        parser.error("--rounds: expected at least 1")
-    console, all_results = Console(width=100), []
+def kernels(rounds: int) -> list[dict[str, Any]]:
+    """A row for each shape, dtype and peer; one that is not installed has no figures."""
+    rows = []
     for shape in SHAPES:
         for dtype in ("float32", "float64"):
-            all_results.append(results(shape, dtype, chosen.rounds))
-            show(all_results[-1], console)
-    if chosen.out is not None:
-        chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        chosen.out.write_text(json.dumps(all_results, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+            others, absent = other_calls(shape, dtype)
+            ours = {OURS: kymo(shape, dtype, shape.hop), "Kymo, chunks of 100 samples": kymo(shape, dtype, 100)}
+            taken = measure(ours | scipy_calls(shape, dtype) | others, rounds, 0.02, thread_time)
+            kind = {"shape": str(shape), "dtype": dtype}
+            rows += [
+                kind
+                | {
+                    "peer": name,
+                    "windows_per_s": 1 / median(times),
+                    "of_limit": faster(times, taken[LIMIT]),
+                    "kymo_is_faster_by": faster(taken[OURS], times),
+                }
+                for name, times in taken.items()
+            ]
+            rows += [kind | {"peer": f"{name} is not installed here"} for name in absent]
+    return rows

@@ -7,7 +7,8 @@ times Unix ns.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -25,33 +26,17 @@ _BLOCK = 9_973  # samples after which a device repeats itself; prime, so that no
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is sent and what is made of it.
+    """What is sent and what is made of it; lengths in samples."""
 
-    Attributes
-    ----------
-    windows : int
-        Windows that each device gives.
-    devices, channels : int
-        How many.
-    rate_hz : int
-        Samples a second and channel.
-    length, hop : int
-        Of a window, in samples.
-    nperseg, noverlap : int
-        Of the spectrogram, in samples; scipy's defaults otherwise.
-    eps : float
-        Added before the logarithm.
-    """
-
-    windows: int
+    windows: int  # that each device gives
     devices: int = 8
     channels: int = 12
     rate_hz: int = 500
     length: int = 1_000
     hop: int = 480
-    nperseg: int = 200
+    nperseg: int = 200  # of the spectrogram; scipy's defaults otherwise
     noverlap: int = 160
-    eps: float = 1e-6
+    eps: float = 1e-6  # added before the logarithm
 
     @property
     def samples(self) -> int:
@@ -60,22 +45,18 @@ class Workload:
 
     @property
     def events(self) -> int:
-        """Windows of all devices."""
         return self.windows * self.devices
 
     @property
     def channel_samples(self) -> int:
-        """Numbers in all."""
         return self.samples * self.devices * self.channels
 
     @property
     def columns(self) -> int:
-        """Columns of a window's spectrogram."""
         return (self.length - self.noverlap) // (self.nperseg - self.noverlap)
 
     @property
     def bins(self) -> int:
-        """Bins of a column."""
         return self.nperseg // 2 + 1
 
     def sized(self, channel_samples: float) -> Workload:
@@ -138,14 +119,26 @@ def json_samples(work: Workload) -> Iterator[tuple[str, bytes]]:
                 yield key, json.dumps(row).encode()
 
 
-def fill(producer: Any, topic: str, messages: Iterator[tuple[str, bytes]]) -> int:
-    """Send messages with a confluent-kafka producer and wait until all are acknowledged; gives their number.
+def send_at_pace(
+    producer: Any, sends: Iterable[tuple[float, str, Any, bytes]], early_s: float = 0.0
+) -> dict[Any, float]:
+    """Send messages when they are due, or so much earlier; by place, when each was sent, by ``time.perf_counter()``.
 
-    Raises
-    ------
-    RuntimeError
-        If one is not.
+    A message: when it is due, s from now; topic; place, a tuple that begins with the key; value.
     """
+    started_s, sent_s = time.perf_counter(), {}
+    for due_s, topic, place, value in sends:
+        while (left := started_s + due_s - time.perf_counter()) > early_s:
+            producer.poll(left if left > 0.001 else 0)
+        sent_s[place] = time.perf_counter()
+        producer.produce(topic, value, place[0])
+        producer.poll(0)
+    producer.flush()
+    return sent_s
+
+
+def fill(producer: Any, topic: str, messages: Iterable[tuple[str, bytes]]) -> int:
+    """Send messages and wait until all are acknowledged (a RuntimeError if one is not); gives their number."""
     failed: list[str] = []
 
     def done(error: Any, _: Any) -> None:

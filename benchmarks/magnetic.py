@@ -7,8 +7,6 @@ most of them, and reported apart. Beside them stands what could be had: a compon
 neither the field's length nor its inclination, so a tenth of a strong distortion's directions, and a few more, look weak. The best that
 a window's mean components along and across gravity allow, their undisturbed values known and the two thresholds those that fit best to
 the plans that all learned from, is the row `bound`.
-
-    python -m benchmarks magnetic
 """
 
 from __future__ import annotations
@@ -21,8 +19,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from kymo.lab.synth.random_plans import RandomPlans, random_recordings, synth_random
 from kymo.models.bundle import load_bundle
@@ -40,17 +36,9 @@ Pairs = list[tuple[str, str]]
 Floats = NDArray[np.float64]
 
 
-def magnetic(learn: int = LEARN, unseen: int = UNSEEN, epochs: int | None = None) -> dict[str, Any]:
-    """All figures.
-
-    Parameters
-    ----------
-    learn, unseen : int
-        Random plans to learn from and to judge on.
-    epochs : int, optional
-        Instead of the recipe's.
-    """
-    found: dict[str, Any] = {"plans": {"learn": learn, "unseen": unseen}, "models": {}}
+def magnetic(learn: int = LEARN, unseen: int = UNSEEN, epochs: int | None = None) -> list[dict[str, Any]]:
+    """A row a model, and one of what could be had; so many random plans to learn from, and to judge on."""
+    rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         synth_random(learn, folder / "learn", RandomPlans(), seed=LEARN_SEED)
@@ -64,10 +52,10 @@ def magnetic(learn: int = LEARN, unseen: int = UNSEEN, epochs: int | None = None
             began = time.perf_counter()
             train(recipe, request)
             seconds = time.perf_counter() - began
-            inside, border = judged(recipe, folder / name, folder / "unseen")
-            found["models"][name] = {"seconds": seconds, "inside": _scores(inside)} | {"border": _scores(border)}
-    found["bound"] = bound(learn, unseen)
-    return found
+            inside, border = (_scores(pairs) for pairs in judged(recipe, folder / name, folder / "unseen"))
+            on_border = {"border_f1": border["macro_f1"], "border_windows": border["n"], "border": border}
+            rows.append({"peer": name, "seconds": seconds} | inside | on_border)
+    return [{"plans": unseen} | row for row in (*rows, {"peer": "bound"} | bound(learn, unseen))]
 
 
 def judged(recipe: Any, bundle: Path, data: Path) -> tuple[Pairs, Pairs]:
@@ -125,27 +113,3 @@ def _threshold(off: Floats, classes: NDArray[np.int64], low: int) -> float:
     candidates = np.sort(values)
     wrong = [np.sum((values > c) != high) for c in candidates]
     return float(candidates[int(np.argmin(wrong))])
-
-
-def show(found: dict[str, Any], console: Console) -> None:
-    """Print the table."""
-    table = Table(title=f"magnetic distortion: {found['plans']['unseen']} unseen random plans")
-    for column in (
-        "",
-        "macro F1",
-        "macro precision",
-        "macro recall",
-        "accuracy",
-        "windows",
-        "macro F1 on borders",
-        "windows",
-        "s",
-    ):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, one in (*found["models"].items(), ("bound", {"inside": found["bound"]})):
-        inside, border = one["inside"], one.get("border")
-        names = ("macro_f1", "macro_precision", "macro_recall", "accuracy")
-        cells = [f"{inside[name]:.3f}" for name in names]
-        rest = [f"{border['macro_f1']:.3f}", str(border["n"]), f"{one['seconds']:.0f}"] if border else ["", "", ""]
-        table.add_row(name, *cells, str(inside["n"]), *rest)
-    console.print(table)

@@ -15,7 +15,6 @@ from kymo.processors.recipe.load import parse_recipe
 
 
 def make(work: Workload) -> bytes:
-    """ONNX of an untrained network for a workload's windows."""
     fmt = parse_recipe(recipe_text("shape", work)).output_format()
     untrained = architecture("spectrogram_cnn")(fmt, LABELS, {}, seed=0)
     random = np.random.default_rng(0)

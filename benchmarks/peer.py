@@ -27,34 +27,18 @@ _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": st
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a peer shall do.
-
-    Attributes
-    ----------
-    brokers, group : str
-        Kafka, and a consumer group that is new.
-    source, target : str
-        Topics.
-    folder : str
-        For its state.
-    work : Workload
-        Shapes.
-    """
-
     brokers: str
-    group: str
-    source: str
+    group: str  # a new one
+    source: str  # topics
     target: str
-    folder: str
+    folder: str  # for its state
     work: Workload
 
     def to_json(self) -> str:
-        """As JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_argv(cls) -> Task:
-        """The one that this process was given."""
         fields = json.loads(sys.argv.pop())
         return cls(**fields | {"work": Workload(**fields["work"])})
 
@@ -76,10 +60,13 @@ def network() -> Any:
     return lambda batch: session.run(None, {"windows": batch})[0]
 
 
-def event(session: str, start_index: int, logits: NDArray[np.float32]) -> dict[str, Any]:
-    """An event of one window's logits."""
+def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     weights = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities = (weights / weights.sum()).tolist()
+    return np.asarray(weights / weights.sum())
+
+
+def event(session: str, start_index: int, logits: NDArray[np.float32]) -> dict[str, Any]:
+    probabilities = softmax(logits).tolist()
     best = int(np.argmax(logits))
     named = dict(zip(LABELS, probabilities, strict=True))
     return {

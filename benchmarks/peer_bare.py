@@ -48,7 +48,6 @@ class Ring:
 
 
 def main() -> None:
-    """Run until SIGTERM."""
     task, run = Task.from_argv(), network()
     consumer = Consumer({"bootstrap.servers": task.brokers, "group.id": task.group, "auto.offset.reset": "earliest"})
     producer = Producer({"bootstrap.servers": task.brokers, "linger.ms": 0})

@@ -16,7 +16,6 @@ from benchmarks.peer import Task, by_channel, event, network
 
 
 def make_app(task: Task) -> Any:
-    """The Faust app."""
     app = faust.App(
         task.group,
         broker=f"kafka://{task.brokers}",

@@ -16,7 +16,6 @@ from benchmarks.peer import Task, by_channel, event, network
 
 
 def main() -> None:
-    """Run until SIGTERM."""
     task, run = Task.from_argv(), network()
     work = task.work
     app = Application(

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.child import alive, memory
 from benchmarks.drain import await_ready
 from benchmarks.end_to_end import Row, Runner
-from benchmarks.load import Workload, header, samples, session
+from benchmarks.load import Workload, header, samples, send_at_pace
 from benchmarks.rig import Rig
 from benchmarks.truth import compare
 from kymo.deploy.children import Child
@@ -28,31 +28,8 @@ _CHUNK = 50  # samples: 100 ms at 500 Hz
 _WARM_UP_S = 8.0  # windows that end earlier do not count: the peer may still be joining its group
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """When chunks were sent.
-
-    Attributes
-    ----------
-    at_s : dict
-        By session and chunk number, ``time.perf_counter()`` just before the send.
-    """
-
-    at_s: dict[tuple[str, int], float]
-
-    def of(self, work: Workload, name: str, start_index: int) -> float:
-        """When the chunk was sent that completed a window."""
-        return self.at_s[name, (start_index + work.length - 1) // _CHUNK]
-
-
 class Observer:
-    """Receives events in a thread.
-
-    Parameters
-    ----------
-    brokers, topic : str
-        Where.
-    """
+    """Receives events in a thread."""
 
     def __init__(self, brokers: str, topic: str) -> None:
         from confluent_kafka import OFFSET_END, Consumer, TopicPartition
@@ -72,30 +49,28 @@ class Observer:
                 self.events.append((time.perf_counter(), json.loads(message.value())))
 
     def close(self) -> None:
-        """Stop and close the connection."""
         self._stopped.set()
         self._thread.join()
         self._consumer.close()
 
 
-def send(rig: Rig, prefix: str, work: Workload, seconds: float) -> Sent:
-    """Send every device's chunks at their pace, by absolute deadlines, for so long."""
-    producer = rig.producer(**{"linger.ms": 0, "socket.nagle.disable": True})
-    codec, topic, sent = ChunkCodec(), f"{prefix}.sensor", Sent({})
-    heads = [header(work, device) for device in range(work.devices)]
-    period_s, started_s = _CHUNK / work.rate_hz, time.perf_counter()
+def sends(topic: str, work: Workload, seconds: float) -> Iterator[tuple[float, str, tuple[str, int], bytes]]:
+    """Every device's chunks for so long: when each is due, topic, session and number, message."""
+    codec, heads, period_s = (
+        ChunkCodec(),
+        [header(work, device) for device in range(work.devices)],
+        _CHUNK / work.rate_hz,
+    )
     for number in range(int(seconds / period_s)):
         for device, head in enumerate(heads):
             data = samples(work, device, number * _CHUNK, (number + 1) * _CHUNK)
-            value, key = codec.encode(Chunk(head, number * _CHUNK, data)), session(device)
-            due_s = started_s + (number + (device + 1) / work.devices) * period_s
-            while (left := due_s - time.perf_counter()) > 0:
-                producer.poll(left if left > 0.001 else 0)
-            sent.at_s[key, number] = time.perf_counter()
-            producer.produce(topic, value, key)
-            producer.poll(0)
-    producer.flush()
-    return sent
+            due_s = (number + (device + 1) / work.devices) * period_s
+            yield due_s, topic, (head.session, number), codec.encode(Chunk(head, number * _CHUNK, data))
+
+
+def percentiles(latencies_ms: Sequence[float]) -> Row:
+    p50, p95, p99 = (float(p) for p in np.percentile(latencies_ms, [50, 95, 99]))
+    return {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "max_ms": max(latencies_ms)}
 
 
 def real_time(rig: Rig, work: Workload, seconds: float = 60.0, peers: Sequence[str] = ("kymo", "bare")) -> list[Row]:
@@ -111,20 +86,19 @@ def _one(runner: Runner, peer: str, work: Workload, seconds: float) -> Row:
         if peer == "kymo":
             await_ready([child], runner.rig.settings.home)
         observer = Observer(runner.rig.settings.brokers, topic.name)
-        sent = send(runner.rig, prefix, work, seconds)
+        producer = runner.rig.producer(**{"linger.ms": 0, "socket.nagle.disable": True})
+        sent_s = send_at_pace(producer, sends(f"{prefix}.sensor", work, seconds))
         _await_events(child, observer, work)
         used = memory(child.pid)
     observer.close()
     topic.close()
     compare(work, [event for _, event in observer.events])
     latencies_ms = [
-        1000 * (at_s - sent.of(work, event["session"], event["start_index"]))
+        1000 * (at_s - sent_s[event["session"], (event["start_index"] + work.length - 1) // _CHUNK])
         for at_s, event in observer.events
         if (event["start_index"] + work.length) / work.rate_hz > _WARM_UP_S
     ]
-    p50, p95, p99 = (float(p) for p in np.percentile(latencies_ms, [50, 95, 99]))
-    figures = {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "max_ms": max(latencies_ms), "windows": len(latencies_ms)}
-    return figures | {"pss_mb": used.pss_mb, "rss_mb": used.rss_mb, "peak_mb": used.peak_mb}
+    return percentiles(latencies_ms) | {"windows": len(latencies_ms)} | asdict(used)
 
 
 def _await_events(child: Child, observer: Observer, work: Workload, timeout_s: float = 10.0) -> None:

@@ -1,25 +1,35 @@
-"""What all end-to-end comparisons stand on. In: a Workload. Out: a broker, topics, recipes and bundles around one network."""
+"""What all end-to-end comparisons stand on. In: a Workload. Out: a broker, topics, recipes, bundles and workers, as a user starts them."""
 
 from __future__ import annotations
 
 import contextlib
+import re
+import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from benchmarks.load import Workload
 from kymo.deploy.broker import running
+from kymo.deploy.children import Child, kymo_environment
+from kymo.deploy.metrics_server import find_server
 from kymo.models.registry import write_bundle
 from kymo.models.registry.manifest import MODEL
-from kymo.processors.recipe.load import load_recipe
+from kymo.models.zoo.onnx_graph import Graph
+from kymo.processors.recipe.load import Recipe, load_recipe
 from kymo.streams.kafka.admin import ensure_topics
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
 
 NETWORK = Path(__file__).with_name("network.onnx")
 LABELS = ("rest", "walk", "run", "jump")
+Deployed = tuple[Recipe, Path]  # a recipe that has a file, and its bundle
 _RECIPE = """\
 name = "{name}"
 [[input]]
@@ -43,43 +53,48 @@ architecture = "spectrogram_cnn"
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """A running broker and the files of one workload's shape.
+    """A running broker and the files of one workload's shape."""
 
-    Attributes
-    ----------
-    settings : Settings
-        Of the broker, with a home of its own.
-    folder : Path
-        For recipes, bundles and logs.
-    work : Workload
-        Shapes; its sizes are only defaults.
-    """
+    settings: Settings  # of the broker, with a home of its own
+    folder: Path  # for recipes, bundles and logs
+    work: Workload  # shapes; its sizes are only defaults
 
-    settings: Settings
-    folder: Path
-    work: Workload
+    def recipe(self, name: str) -> Deployed:
+        """The workload's recipe, with its network. A new name is a new consumer group, which reads its topic from the start."""
+        recipe, work = self.write(name, recipe_text(name, self.work)), self.work
+        shape = [work.channels, work.columns, work.bins]
+        return recipe, self.bundle(recipe, NETWORK.read_bytes(), {"shape": shape, "layout": "channels_first"})
 
-    def recipe(self, name: str) -> tuple[Path, Path]:
-        """A recipe and its bundle. A new name is a new consumer group, which reads its topic from the start."""
-        path, work = self.folder / f"{name}.toml", self.work
-        path.write_text(recipe_text(name, work))
-        recipe = load_recipe(str(path))
-        model = {
-            "input": "windows",
-            "output": "logits",
-            "shape": [work.channels, work.columns, work.bins],
-            "dtype": "float32",
-            "layout": "channels_first",
+    def write(self, name: str, text: str) -> Recipe:
+        path = self.folder / f"{name}.toml"
+        path.write_text(text)
+        return load_recipe(str(path))
+
+    def bundle(self, recipe: Recipe, network: bytes, shape: dict[str, Any] | None = None) -> Path:
+        """A bundle of a network, which takes a recipe's windows as they are, or otherwise."""
+        fmt = recipe.output_format()
+        model = {"input": "windows", "output": "logits", "shape": [fmt.rows, *fmt.shape], "dtype": "float32"}
+        model |= {"layout": "channels_last"} | (shape or {})
+        manifest = {"recipe": recipe.name, "labels": list(LABELS), "temperature": 1.0, "batch": "any", "model": model}
+        return write_bundle(self.folder / recipe.name, manifest | {"chain": recipe.chain.to_json()}, {MODEL: network})
+
+    def worker(self, deployed: Deployed, prefix: str, *options: str, module: str = "kymo", **env: str) -> Child:
+        """A worker under a prefix (workers of one recipe share the work), not yet started."""
+        recipe, bundle = deployed
+        changes = {
+            "KYMO_BROKERS": self.settings.brokers,
+            "KYMO_HOME": str(self.settings.home),
+            "KYMO_METRICS_PORT": "0",
         }
-        manifest = {
-            "recipe": name,
-            "labels": list(LABELS),
-            "temperature": 1.0,
-            "batch": "any",
-            "chain": recipe.chain.to_json(),
-            "model": model,
-        }
-        return path, write_bundle(self.folder / name, manifest, {MODEL: NETWORK.read_bytes()})
+        command = [sys.executable, "-P", "-m", module, "worker", str(recipe.path), "--bundle", str(bundle)]
+        return Child("kymo", [*command, "--prefix", prefix, *options], kymo_environment(changes | env, keep=False))
+
+    def metrics(self, worker: Child) -> dict[str, float]:
+        """What a worker says of itself, by name."""
+        server = find_server(self.settings.home, "worker", worker.pid)
+        with urllib.request.urlopen(f"{server}/metrics", timeout=5) as reply:
+            rows = re.findall(r"^(\w+)(?:\{[^}]*\})? (\S+)$", reply.read().decode(), re.MULTILINE)
+        return {name: float(value) for name, value in rows}
 
     def names(self, prefix: str) -> Names:
         """Kymo's topics under a prefix, made."""
@@ -107,23 +122,22 @@ class Rig:
 
 
 def recipe_text(name: str, work: Workload) -> str:
-    """The workload as a recipe."""
     channels = ", ".join(f'"c{i}"' for i in range(work.channels))
     length_s, hop_s = work.length / work.rate_hz, work.hop / work.rate_hz
     return _RECIPE.format(name=name, work=work, channels=channels, length_s=length_s, hop_s=hop_s)
 
 
+def network_of_means(recipe: Recipe, weights: NDArray[np.float32]) -> bytes:
+    """The mean of each channel times weights: what is measured then is not a network."""
+    fmt, graph = recipe.output_format(), Graph()
+    means = graph.node("ReduceMean", ["windows", np.arange(1, 1 + len(fmt.shape))], keepdims=0)
+    graph.node("MatMul", [means, weights], "logits")
+    return graph.model({"windows": ("n", fmt.rows or 0, *fmt.shape)}, {"logits": ("n", len(LABELS))})
+
+
 @contextlib.contextmanager
 def rig(work: Workload, brokers: str = "") -> Iterator[Rig]:
-    """A rig for the length of a ``with`` block.
-
-    Parameters
-    ----------
-    work : Workload
-        Shapes.
-    brokers : str
-        A broker that runs already; by default an embedded one of its own, with empty topics.
-    """
+    """A rig for the length of a ``with`` block, on a broker that runs already, or on an embedded one with empty topics."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kymo-bench-")))
         jars = Settings.from_env().home / "kafka"

@@ -7,8 +7,6 @@ way to wear the sensor in all of the recordings, which matter more than the nois
 spectrograms beside it) prints its scores; what it bundles is then given one recording each of thousands of other people of
 the same distribution. Beside the printed interval stands the plain bootstrap over the same people's answers (5th and 95th percentile of
 the score of people drawn with replacement).
-
-    python -m benchmarks scores
 """
 
 from __future__ import annotations
@@ -21,8 +19,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from kymo.models.bundle import load_bundle
 from kymo.models.evaluate import evaluate
@@ -98,7 +94,6 @@ class Population:
 
 
 def write(path: Path, recordings: Iterable[Recording]) -> None:
-    """Write recordings as one table."""
     lines = ["t,x,y,z,label,who,take"]
     for recording in recordings:
         rest = f"{recording.labels[0].label},{recording.subject},{recording.session}"
@@ -107,19 +102,14 @@ def write(path: Path, recordings: Iterable[Recording]) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def scores(populations: int = POPULATIONS, unseen: int = UNSEEN, seed: int = 1) -> dict[str, Any]:
-    """All figures: of each population, and what comes of them."""
+def scores(populations: int = POPULATIONS, unseen: int = UNSEEN, seed: int = 1) -> dict[str, list[dict[str, Any]]]:
+    """A row a score, and the figures of each population."""
     began, recipe, rows = time.perf_counter(), parse_recipe(RECIPE), []
     for number in range(populations):
         with tempfile.TemporaryDirectory() as folder:
             rows.append(_population(recipe, Path(folder), unseen, np.random.default_rng([seed, number])))
-    seconds = time.perf_counter() - began
-    return {
-        "populations": rows,
-        "unseen": unseen,
-        "seconds": seconds,
-        **{name: _summary(rows, name) for name in SCORES},
-    }
+    about = {"populations": populations, "unseen": unseen, "seconds": time.perf_counter() - began}
+    return {"scores": [about | {"score": name} | _summary(rows, name) for name in SCORES], "populations": rows}
 
 
 def _population(recipe: Recipe, folder: Path, unseen: int, random: np.random.Generator) -> dict[str, Any]:
@@ -152,37 +142,13 @@ def bootstrap(held: HeldOut, random: np.random.Generator) -> dict[str, list[floa
 
 
 def _summary(rows: list[dict[str, Any]], name: str) -> dict[str, float]:
-    values = [row[name] for row in rows]
-    errors = np.array([value["printed"] - value["true"] for value in values])
-    held = [value["interval"][0] <= value["true"] <= value["interval"][1] for value in values]
-    held_plain = [value["bootstrap"][0] <= value["true"] <= value["bootstrap"][1] for value in values]
-    widths = {
-        key: float(np.mean([value[key][1] - value[key][0] for value in values])) for key in ("interval", "bootstrap")
-    }
-    return {
-        "printed": float(np.mean([value["printed"] for value in values])),
-        "true": float(np.mean([value["true"] for value in values])),
-        "error": float(errors.mean()),
-        "error_of_mean": float(errors.std(ddof=1) / np.sqrt(len(errors))) if len(errors) > 1 else float("nan"),
-        "covered": float(np.mean(held)),
-        "width": widths["interval"],
-        "bootstrap_covered": float(np.mean(held_plain)),
-        "bootstrap_width": widths["bootstrap"],
-    }
-
-
-def show(found: dict[str, Any], console: Console) -> None:
-    """Print the table."""
-    names = ("printed", "true", "printed less true", "90 % interval holds", "its width", "bootstrap holds", "its width")
-    count = len(found["populations"])
-    table = Table(
-        "", title=f"printed scores of {count} populations, {found['unseen']} new people each, {found['seconds']:.0f} s"
-    )
-    for name in names:
-        table.add_column(name, justify="right")
-    for name in SCORES:
-        row = found[name]
-        error = f"{100 * row['error']:+.1f} ± {100 * row['error_of_mean']:.1f}"
-        rest = (f"{100 * row[key]:.1f}" for key in ("covered", "width", "bootstrap_covered", "bootstrap_width"))
-        table.add_row(name.replace("_", " "), f"{100 * row['printed']:.1f}", f"{100 * row['true']:.1f}", error, *rest)
-    console.print(table)
+    """Over populations; shares in percent."""
+    printed, true = (100 * np.array([row[name][key] for row in rows]) for key in ("printed", "true"))
+    errors = printed - true
+    figures = {"printed": printed.mean(), "true": true.mean(), "error": errors.mean()}
+    figures["error_of_mean"] = errors.std(ddof=1) / np.sqrt(len(errors)) if len(errors) > 1 else np.nan
+    for key, prefix in (("interval", ""), ("bootstrap", "bootstrap_")):
+        low, high = 100 * np.array([row[name][key] for row in rows]).T
+        figures |= {f"{prefix}covered": 100 * ((low <= true) & (true <= high)).mean()}
+        figures |= {f"{prefix}width": (high - low).mean()}
+    return {key: float(figure) for key, figure in figures.items()}

@@ -1,4 +1,4 @@
-"""Milliseconds a window: ONNX Runtime as an agent runs it, keras.predict, and the compiled call. Out: tables and ratios.
+"""Milliseconds a window: ONNX Runtime as an agent runs it, keras.predict, and the compiled call. Out: rows with ratios.
 
 All three run the same weights in one process, by turns. ONNX Runtime has one thread, as in an agent; TensorFlow has as
 many as it wants. What is timed is the wall time of a call on windows that lie in memory.
@@ -6,19 +6,15 @@ many as it wants. What is timed is the wall time of a call on windows that lie i
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.turns import Call, faster, measure
 from kymo.models.onnx_model import OnnxModel
 from kymo.models.training.export import INPUT, OUTPUT
 from kymo.models.zoo import architecture
@@ -32,7 +28,6 @@ NETWORKS: tuple[tuple[str, str, tuple[int, ...], dict[str, Any], float], ...] = 
     ("LSTM of 64, 46 x 223 x 12", "recurrent", (46, 223, 12), {}, 50.0),
     ("LSTM of 64, 10,000 x 6 in steps of 50", "recurrent", (10_000, 6), {}, 50.0),
 )
-Call = Callable[[], Any]
 
 
 def calls(name: str, shape: tuple[int, ...], parameters: dict[str, Any], batch: int) -> dict[str, Call]:
@@ -58,32 +53,12 @@ def calls(name: str, shape: tuple[int, ...], parameters: dict[str, Any], batch: 
     return ways
 
 
-def measure(ways: dict[str, Call], rounds: int, seconds: float = 0.3) -> dict[str, list[float]]:
-    """Seconds a call, one figure a round; the ways take turns, each for about `seconds`."""
-    counts: dict[str, int] = {}
-    for name, call in ways.items():
-        call()
-        start = perf_counter()
-        call()
-        counts[name] = max(1, round(seconds / max(perf_counter() - start, 1e-6)))
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    names = list(ways)
-    for i in range(rounds):
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            ways[name]()  # the one before has left the caches full of its own
-            start = perf_counter()
-            for _ in range(counts[name]):
-                ways[name]()
-            taken[name].append((perf_counter() - start) / counts[name])
-    return taken
-
-
-def results(rounds: int) -> list[dict[str, Any]]:
+def serving(rounds: int) -> list[dict[str, Any]]:
     """A row for each network, batch and way: median and lowest milliseconds a window, and how they compare."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for title, name, shape, parameters, at_least in NETWORKS:
         for batch in BATCHES:
-            taken = measure(calls(name, shape, parameters, batch), rounds)
+            taken = measure(calls(name, shape, parameters, batch), rounds, 0.3)
             for way, times in taken.items():
                 rows.append(
                     {
@@ -92,21 +67,8 @@ def results(rounds: int) -> list[dict[str, Any]]:
                         "way": way,
                         "ms": 1000 * median(times) / batch,
                         "lowest_ms": 1000 * min(times) / batch,
-                        "agent_is_faster_by": median(a / b for a, b in zip(times, taken[AGENT], strict=True)),
+                        "agent_is_faster_by": faster(taken[AGENT], times),
                         "must_reach": at_least if way == PREDICT and batch == 1 else None,
                     }
                 )
     return rows
-
-
-def show(rows: list[dict[str, Any]], console: Console) -> None:
-    """Print the table."""
-    table = Table(title=f"ms a window, {os.cpu_count()} cores", title_justify="left")
-    for column in ("network", "batch", "", "ms", "lowest", "agent is faster by", "must reach"):
-        table.add_column(column, justify="left" if column in ("network", "") else "right")
-    for row in rows:
-        faster = "" if row["way"] == AGENT else f"{row['agent_is_faster_by']:.1f} x"
-        must = f"{row['must_reach']:.0f} x" if row["must_reach"] else ""
-        figures = (f"{row['ms']:.3f}", f"{row['lowest_ms']:.3f}", faster, must)
-        table.add_row(row["network"], str(row["batch"]), row["way"], *figures)
-    console.print(table)

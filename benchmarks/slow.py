@@ -6,29 +6,22 @@ two seconds is dropped. Every frame that comes out is compared, must come once a
 
 from __future__ import annotations
 
-import re
-import sys
 import time
-import urllib.request
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from benchmarks.child import alive
-from benchmarks.drain import await_ready
+from benchmarks.drain import EventTopic, await_ready
+from benchmarks.load import send_at_pace
 from benchmarks.report import Row
-from benchmarks.rig import LABELS, Rig
-from kymo.deploy.children import Child, kymo_environment
-from kymo.deploy.metrics_server import find_server
-from kymo.models.registry import write_bundle
-from kymo.models.registry.manifest import MODEL
-from kymo.processors.recipe.load import Recipe, parse_recipe
+from benchmarks.rig import Rig
+from kymo.processors.recipe.load import Recipe
 from kymo.processors.registry import STEPS
 from kymo.streams.chunk import Array, Chunk, Header
 from kymo.streams.codec import ChunkCodec
-from kymo.streams.topics import Names
 
 _RATE, _TAKES_S, _PROCESSES, _AGE_S, _SHAPE = 15, 0.03, 2, 2, (96, 128)
 _WARM_UP_S = 6.0  # until the step has as much to do as it can, and more
@@ -62,82 +55,51 @@ def slow(rig: Rig, sessions: int = 8, seconds: float = 40.0) -> list[Row]:
         del STEPS[Colours.name]
 
 
-def _bundle(recipe: Recipe, folder: Path) -> Path:
-    """A bundle that nobody asks: a processor makes no events."""
-    shape = [_RATE, 3]
-    model = {"input": "windows", "output": "logits", "shape": shape, "dtype": "float32", "layout": "channels_last"}
-    manifest = {"recipe": recipe.name, "labels": list(LABELS), "temperature": 1.0, "batch": "any", "model": model}
-    return write_bundle(folder / recipe.name, manifest | {"chain": recipe.chain.to_json()}, {MODEL: b"none"})
-
-
 def _one(rig: Rig, kind: str, sessions: int, seconds: float) -> Row:
-    name, names = f"slow-{kind}", Names(f"bench-slow-{kind}")
-    text = _RECIPE.format(name=name, rate=_RATE, shape=_SHAPE, kind=kind, takes_s=_TAKES_S)
-    path, recipe = rig.folder / f"{name}.toml", parse_recipe(text)
-    path.write_text(text)
-    bundle = _bundle(recipe, rig.folder)
-    rig.names(names.prefix)
-    changes = {"KYMO_BROKERS": rig.settings.brokers, "KYMO_HOME": str(rig.settings.home), "KYMO_METRICS_PORT": "0"}
-    changes |= {"KYMO_SLOW_PROCESSES": str(_PROCESSES), "KYMO_SLOW_AGE_S": str(_AGE_S)}
-    command = [sys.executable, "-P", "-m", "benchmarks.slow_worker", "worker", str(path), "--bundle", str(bundle)]
-    command += ["--roles", "processor", "--prefix", names.prefix]
-    child = Child("kymo", command, kymo_environment(changes, keep=False))
+    names, text = (
+        rig.names(f"bench-slow-{kind}"),
+        _RECIPE.format(name=f"slow-{kind}", rate=_RATE, shape=_SHAPE, kind=kind, takes_s=_TAKES_S),
+    )
+    recipe = rig.write(f"slow-{kind}", text)
+    deployed = recipe, rig.bundle(recipe, b"none")  # nobody asks it: a processor makes no events
+    env = {"KYMO_SLOW_PROCESSES": str(_PROCESSES), "KYMO_SLOW_AGE_S": str(_AGE_S)}
+    child = rig.worker(deployed, names.prefix, "--roles", "processor", module="benchmarks.slow_worker", **env)
+    derived, producer, codec = (
+        EventTopic(rig.settings.brokers, names.for_stream("pose")),
+        rig.producer(**{"linger.ms": 0}),
+        ChunkCodec(),
+    )
     with alive([child]):
         await_ready([child], rig.settings.home)
         began_ms = int(time.time() * 1000)
-        _send(rig, names, recipe, sessions, seconds)
+        send_at_pace(producer, _sends(names.for_stream("video"), recipe, sessions, seconds))
         time.sleep(_AGE_S + 2)
-        counted = _metrics(rig, child)
-        came = _came(rig, names, sessions * int(seconds * _RATE))
-    _check(came, sessions, seconds, int(counted["kymo_dropped_total"]), "\n".join(child.tail))
+        counted = rig.metrics(child)
+        came = [(t_ms, codec.decode(value)) for t_ms, value in derived.records()]
+    derived.close()
+    dropped = int(counted["kymo_dropped_total"])
+    _check(came, sessions, seconds, dropped, "\n".join(child.tail))
     since, until = began_ms + 1000 * _WARM_UP_S, began_ms + 1000 * seconds
     rate = sum(since <= stamp_ms < until for stamp_ms, _ in came) / (seconds - _WARM_UP_S)
     possible = _PROCESSES / _TAKES_S
     figures = {"offered": sessions * _RATE, "possible": possible, "out": rate, "share": rate / possible}
-    pause_ms = 1000 * counted["kymo_loop_pause_seconds"]
-    return {"step": f"{kind}s"} | figures | {"dropped": int(counted["kymo_dropped_total"]), "pause_ms": pause_ms}
+    return {"step": f"{kind}s"} | figures | {"dropped": dropped, "pause_ms": 1000 * counted["kymo_loop_pause_seconds"]}
 
 
 def _frame(session: int, index: int) -> Array:
     return np.full((1, *_SHAPE, 3), (7 * session + index) % 251, np.uint8)
 
 
-def _send(rig: Rig, names: Names, recipe: Recipe, sessions: int, seconds: float) -> None:
-    """Send each frame when it is taken, by absolute deadlines."""
-    producer, codec = rig.producer(**{"linger.ms": 0}), ChunkCodec()
-    started_ns = time.time_ns()
+def _sends(
+    topic: str, recipe: Recipe, sessions: int, seconds: float
+) -> Iterator[tuple[float, str, tuple[str, int], bytes]]:
+    """Each frame when it is taken."""
+    codec, started_ns = ChunkCodec(), time.time_ns()
     heads = [Header(f"camera-{i}", started_ns, recipe.input_format()) for i in range(sessions)]
     for number in range(int(seconds * _RATE)):
         for i, head in enumerate(heads):
-            due_ns = started_ns + int((number + i / sessions) / _RATE * 1e9)
-            while (left_s := (due_ns - time.time_ns()) / 1e9) > 0:
-                producer.poll(left_s if left_s > 0.001 else 0)
-            producer.produce(
-                names.for_stream("video"), codec.encode(Chunk(head, number, _frame(i, number))), head.session
-            )
-            producer.poll(0)
-    producer.flush()
-
-
-def _metrics(rig: Rig, child: Child) -> dict[str, float]:
-    server = find_server(rig.settings.home, "worker", child.pid)
-    with urllib.request.urlopen(f"{server}/metrics", timeout=5) as reply:
-        text = reply.read().decode()
-    return {name: float(value) for name, value in re.findall(r"^(\w+)(?:\{[^}]*\})? (\S+)$", text, re.MULTILINE)}
-
-
-def _came(rig: Rig, names: Names, most: int) -> list[tuple[int, Chunk]]:
-    """What stands on the derived topic, with its record times, Unix ms."""
-    from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
-
-    topic, codec, found = names.for_stream("pose"), ChunkCodec(), list[tuple[int, Chunk]]()
-    consumer = Consumer({"bootstrap.servers": rig.settings.brokers, "group.id": "bench", "enable.auto.commit": False})
-    places = consumer.list_topics(topic).topics[topic].partitions
-    consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in places])
-    while len(found) < most and (batch := consumer.consume(1000, 2.0)):
-        found += [(message.timestamp()[1], codec.decode(message.value())) for message in batch if not message.error()]
-    consumer.close()
-    return found
+            value = codec.encode(Chunk(head, number, _frame(i, number)))
+            yield (number + i / sessions) / _RATE, topic, (head.session, number), value
 
 
 def _check(came: list[tuple[int, Chunk]], sessions: int, seconds: float, dropped: int, tail: str) -> None:

@@ -15,17 +15,9 @@ from kymo.streams.chunk import Array, Format
 
 @dataclass(frozen=True)
 class Colours(SlowSpec):
-    """The mean of each colour of a frame, after a while.
+    """The mean of each colour of a frame, after a while."""
 
-    Parameters
-    ----------
-    wait_s : float
-        How long it waits.
-    compute_s : float
-        How long it computes.
-    """
-
-    wait_s: float = 0.0
+    wait_s: float = 0.0  # how long it waits, and computes
     compute_s: float = 0.0
     name: ClassVar[str] = "colours"
 

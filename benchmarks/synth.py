@@ -5,29 +5,23 @@ sensor's frame by two products each, three inverse calibrations; then ``json.dum
 numbers (compared to 1e-9) and the same messages (read back and compared). They take turns; a ratio is the median of the ratios of
 rounds that lie side by side. Of the numbers, a turn is the best of three calls: what is kept of the loop's is given back behind it,
 and whoever comes next pays for getting the memory anew. Nothing is noisy: random numbers would cost both the same.
-
-    python -m benchmarks.synth [--rounds N] [--seconds N]
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
-from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
 from mcap.reader import make_reader
 from mcap.writer import Writer
-from rich.console import Console
-from rich.table import Table
 
-from kymo.lab.synth.files import synth
+from benchmarks.turns import Call, Seconds, medians, ratios, timed, turn
+from kymo.lab.synth.files import synth as make_file
 from kymo.lab.synth.mcap_file import SCHEMA, SCHEMA_NAME
 from kymo.lab.synth.plan import parse_plan
 from kymo.lab.synth.simulate import ORDER, TOPICS, simulate
@@ -99,7 +93,6 @@ def euler(roll: float, pitch: float, yaw: float) -> Vector:
 
 
 def multiply(a: Vector, b: Vector) -> Vector:
-    """Product of two quaternions."""
     aw, ax, ay, az = a
     bw, bx, by, bz = b
     return (
@@ -117,7 +110,6 @@ def into_sensor(q: Vector, v: Vector) -> Vector:
 
 
 def times(m: list[list[float]], v: Vector) -> Vector:
-    """A matrix by a vector."""
     a, b, c = v
     return tuple(row[0] * a + row[1] * b + row[2] * c for row in m)
 
@@ -136,67 +128,41 @@ def by_loop(plan: dict[str, Any], path: Path) -> None:
         writer.finish()
 
 
-def timed(call: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds by the clock and of the processor."""
-    clock, processor = perf_counter(), process_time()
-    call()
-    return perf_counter() - clock, process_time() - processor
-
-
 def consume(plan: dict[str, Any]) -> None:
     """Run the loop, keeping every value, as whoever wants arrays must."""
     kept = [values for _, values in loop(plan)]
     del kept
 
 
-def results(rounds: int, seconds: float = 3600.0) -> dict[str, Any]:
-    """Seconds and ratios.
-
-    Raises
-    ------
-    RuntimeError
-        If the two do not make the same numbers and messages.
-    """
+def synth(rounds: int, seconds: float = 3600.0) -> list[dict[str, Any]]:
+    """Seconds and ratios of the numbers and of the file. A RuntimeError if the two do not make the same."""
     compare(plan_of(30.0))
     plan = plan_of(seconds)
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Path(folder) / "kymo.mcap", Path(folder) / "loop.mcap"
         numbers = by_turns({"kymo": lambda: simulate(plan), "loop": lambda: consume(plan)}, rounds, 3)
-        files = by_turns({"kymo": lambda: synth(plan, ours), "loop": lambda: by_loop(plan, theirs)}, rounds)
-        sizes = {"kymo": ours.stat().st_size / 1e6, "loop": theirs.stat().st_size / 1e6}
-    return {
-        "samples": sum(parse_plan(plan).counts),
-        "rounds": rounds,
-        "numbers": numbers,
-        "file": files,
-        "file_mb": sizes,
-    }
+        files = by_turns({"kymo": lambda: make_file(plan, ours), "loop": lambda: by_loop(plan, theirs)}, rounds)
+        sizes = {"kymo_mb": ours.stat().st_size / 1e6, "loop_mb": theirs.stat().st_size / 1e6}
+    about = {"samples": sum(parse_plan(plan).counts)}
+    return [about | {"what": "numbers"} | numbers, about | {"what": "file"} | files | sizes]
 
 
-def by_turns(calls: dict[str, Callable[[], Any]], rounds: int, best_of: int = 1) -> dict[str, Any]:
+def by_turns(calls: dict[str, Call], rounds: int, best_of: int = 1) -> dict[str, Any]:
     """Medians of seconds, and of the ratios of rounds; a round that warms up is left out."""
-    taken = []
-    for number in range(rounds + 1):
-        names = list(calls)[:: -1 if number % 2 else 1]
-        taken.append({name: min(timed(calls[name]) for _ in range(best_of)) for name in names})
-    kinds = ("clock_s", "cpu_s")
-    found: dict[str, Any] = {
-        n: {kind: median(t[n][i] for t in taken[1:]) for i, kind in enumerate(kinds)} for n in calls
-    }
-    return found | {"kymo_is_faster_by": [median(t["loop"][i] / t["kymo"][i] for t in taken[1:]) for i in range(2)]}
+    taken: list[dict[str, Seconds]] = [
+        {name: min(timed(call)[0] for _ in range(best_of)) for name, call in turn(calls, number)}
+        for number in range(rounds + 1)
+    ]
+    seconds = {f"{name}_{kind}": value for name in calls for kind, value in medians(taken[1:], name).items()}
+    return seconds | ratios(taken[1:], "kymo", "loop")
 
 
 def compare(plan: dict[str, Any], other: dict[str, Any] | None = None) -> None:
-    """Kymo by `plan` and the loop by the same, or by the other, make the same messages in the same order, numbers to 1e-9.
-
-    Raises
-    ------
-    RuntimeError
-        If they do not.
-    """
+    """A RuntimeError unless Kymo by `plan` and the loop by the same, or by the other, make the same messages in the same order, numbers to
+    1e-9."""
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Path(folder) / "kymo.mcap", Path(folder) / "loop.mcap"
-        synth(plan, ours)
+        make_file(plan, ours)
         by_loop(other or plan, theirs)
         found, expected = messages(ours), messages(theirs)
     same = [(t, time) for t, time, _ in found] == [(t, time) for t, time, _ in expected]
@@ -213,29 +179,3 @@ def messages(path: Path) -> list[tuple[str, int, list[float]]]:
     with path.open("rb") as raw:
         found = make_reader(raw).iter_messages(log_time_order=False)
         return [(c.topic, m.log_time, json.loads(m.data)["values"]) for _, c, m in found]
-
-
-def show(found: dict[str, Any], console: Console) -> None:
-    """Print the figures."""
-    table = Table(
-        "", "Kymo, s", "loop, s", "faster by", title=f"Synthesis of {found['samples']:,} samples, {RATE_HZ} Hz"
-    )
-    for what in ("numbers", "file"):
-        kymo, other, ratio = (found[what][key] for key in ("kymo", "loop", "kymo_is_faster_by"))
-        table.add_row(what, f"{kymo['clock_s']:.3f}", f"{other['clock_s']:.2f}", f"{ratio[0]:.1f} x")
-        table.add_row(f"{what}, of the processor", f"{kymo['cpu_s']:.3f}", f"{other['cpu_s']:.2f}", f"{ratio[1]:.1f} x")
-    console.print(table)
-    console.print("file: " + ", ".join(f"{name} {size:.0f} MB" for name, size in found["file_mb"].items()))
-
-
-def main() -> None:
-    """Run it alone."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3600.0)
-    asked = parser.parse_args()
-    show(results(asked.rounds, asked.seconds), Console())
-
-
-if __name__ == "__main__":
-    main()

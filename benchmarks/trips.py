@@ -51,8 +51,6 @@ finally:
 
 
 class Traced:
-    """A verb under the tracer."""
-
     def __init__(self, folder: Path, *arguments: str) -> None:
         self._out = folder / f"{arguments[0]}-{time.monotonic_ns()}.files"
         self.log = self._out.with_suffix(".log")
@@ -74,7 +72,6 @@ class Traced:
         return product_files(self._out.read_text())
 
     def stop(self) -> None:
-        """End it."""
         self._process.terminate()
         self._process.wait(30)
 
@@ -86,7 +83,6 @@ def product_files(text: str) -> set[str]:
 
 
 def wait(condition: Callable[[], bool], seconds: float = 120) -> None:
-    """Until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -95,7 +91,6 @@ def wait(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def kymo(folder: Path, *arguments: str) -> str:
-    """What a verb prints."""
     command = [sys.executable, "-m", "kymo", *arguments]
     return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
 
@@ -115,7 +110,6 @@ def write_recordings(folder: Path) -> None:
 
 
 def trips(folder: Path) -> dict[str, set[str]]:
-    """The files of each trip."""
     write_recordings(folder)
     training = Traced(folder, "train", RECIPE, "--data", "data", "--epochs", "2").end()
     kymo(folder, "broker", "start")
@@ -141,7 +135,6 @@ def trips(folder: Path) -> dict[str, set[str]]:
 
 
 def main() -> None:
-    """Count, and print."""
     with tempfile.TemporaryDirectory(prefix="kymo-trips-") as folder:
         os.environ |= {"KYMO_HOME": f"{folder}/home", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
         for trip, files in trips(Path(folder)).items():

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.load import ORIGIN_NS, Workload, samples
-from benchmarks.peer import by_channel, event, network
+from benchmarks.peer import by_channel, event, network, softmax
 from benchmarks.rig import LABELS
 
 #: Probabilities may differ by so much: float32 sums in another order.
@@ -29,10 +30,7 @@ def expected(work: Workload, device: int, start_index: int) -> dict[str, float]:
 def compare(work: Workload, events: Sequence[dict[str, Any]], most: int = 100) -> float:
     """Largest difference of a probability, over at most so many events, drawn by chance.
 
-    Raises
-    ------
-    RuntimeError
-        If a probability is off by more than the tolerance, or the label is not the most probable one.
+    A RuntimeError if one is off by more than the tolerance, or the label is not the most probable one.
     """
     worst = 0.0
     for found in random.sample(list(events), min(most, len(events))):
@@ -47,3 +45,12 @@ def compare(work: Workload, events: Sequence[dict[str, Any]], most: int = 100) -
         if "start_ns" in found and found["start_ns"] != ORIGIN_NS + start * 10**9 // work.rate_hz:
             raise RuntimeError(f"{found['session']} at {start}: begins at {found['start_ns']} ns")
     return worst
+
+
+def compare_means(
+    event: dict[str, Any], means: NDArray[np.float64], weights: NDArray[np.float32], tolerance: float
+) -> None:
+    """A RuntimeError if the event of a network of means says other probabilities than numpy finds for the channels' means."""
+    expected, came = softmax(means @ weights.astype(np.float64)), [event["probabilities"][label] for label in LABELS]
+    if np.abs(expected - came).max() > tolerance:
+        raise RuntimeError(f"{event['id']}: {came}, numpy finds {expected}")

@@ -131,7 +131,7 @@ def test_another_checkout_beside_this_one(made: Rig, tmp_path: Path) -> None:
     for name in ("kymo", "recipes", "streams", "processors", "models", "lab", "deploy", "examples"):
         (other / name).symlink_to(report.ROOT / name)
     (other / "sitecustomize.py").write_text(f"with open({str(told)!r}, 'a') as file:\n    file.write('started ')\n")
-    rows, ratios = end_to_end.beside(made, WORK, other, 1)
+    rows, ratios = end_to_end.beside(made, WORK, other, 1).values()
     assert told.read_text() == "started " * 2  # the other's worker, once for each size of chunks
     assert [row["windows"] for row in rows] == [24] * 6
     for i, ratio in enumerate(ratio for ratio in ratios if ratio["of"] == "the clock"):
@@ -150,8 +150,8 @@ def test_beside_wants_a_checkout(tmp_path: Path) -> None:
 
 @pytest.mark.chaos  # `test_another_checkout_beside_this_one` goes the same way
 def test_workers_and_devices(made: Rig) -> None:
-    assert [row["workers"] for row in end_to_end.workers(made, WORK, (2,), 1)] == [2]
-    rows = end_to_end.devices(made, WORK, (3,), 1)
+    assert [row["workers"] for row in end_to_end.workers(made, WORK, 1, (2,))] == [2]
+    rows = end_to_end.devices(made, WORK, 1, (3,))
     assert [(row["devices"], row["peer"]) for row in rows] == [(3, "kymo"), (3, "bare")]
     assert report.table("devices", rows).count("\n") == 3
 
@@ -168,7 +168,7 @@ def test_real_time(made: Rig) -> None:
 
 @pytest.mark.chaos
 def test_takeover(made: Rig) -> None:
-    rows = takeover(made, WORK, 5, 1)
+    rows = takeover(made, WORK, 1, 5)
     assert [row["sessions"] for row in rows] == [0, 5]
     assert report.table("takeover", rows).count("\n") == 3
 

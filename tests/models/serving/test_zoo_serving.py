@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
-from benchmarks import serving
+from benchmarks import serving, turns
 
 pytestmark = pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow is not installed")
 
@@ -23,13 +24,14 @@ def test_all_ways_give_the_same_numbers() -> None:
 
 def test_ways_take_turns_and_rows_compare_them(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(np.cumsum([0.5] * 100_000))
-    monkeypatch.setattr(serving, "perf_counter", lambda: float(next(clock)))
+    measure = partial(turns.measure, clock=lambda: float(next(clock)))
     seen: list[str] = []
-    taken = serving.measure({name: lambda name=name: seen.append(name) for name in "abc"}, 2)  # type: ignore[misc]
+    taken = measure({name: lambda name=name: seen.append(name) for name in "abc"}, 2, 0.3)  # type: ignore[misc]
     assert taken == {name: [0.5, 0.5] for name in "abc"}
     assert "".join(seen) == "aabbcc" + "aabbcc" + "bbccaa"
     monkeypatch.setattr(serving, "NETWORKS", (("tiny", "recurrent", (12, 3), {"units": 4}, 50.0),))
-    rows = serving.results(1)
+    monkeypatch.setattr(serving, "measure", measure)
+    rows = serving.serving(1)
     assert [(row["batch"], row["way"]) for row in rows] == [
         (batch, way) for batch in (1, 16) for way in (serving.AGENT, serving.PREDICT, serving.COMPILED)
     ]
