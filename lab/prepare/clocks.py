@@ -19,20 +19,16 @@ and 100 ppm are allowed for it.
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kymo.lab.prepare.clean import RATE_HZ, CleanFoot
+from kymo.lab.prepare.lines import UNKNOWN_DRIFT, Floats
 
-Floats = NDArray[np.float64]
 _MAX_OFFSET_S = 10.0
 _STRIDE_S = (0.45, 1.2)
 _ASYMMETRY = 0.04
-_UNKNOWN_DRIFT = 1e-4
 _WINDOW_S, _HOP_S = 8.0, 2.0
 
 
@@ -48,10 +44,6 @@ class ClockFit:
     drift_ppm: float = 0.0
     drift_uncertainty_ppm: float = float("nan")
     note: str = ""  # what a reader must know
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON object; NaN as null."""
-        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
 
     def right_times(self, left_s: Floats) -> Floats:
         """The right sensor's times of left times, s."""
@@ -129,7 +121,7 @@ def _from_taps(left: Floats, right: Floats) -> ClockFit | None:
         at_zero = error * np.sqrt(1 / len(pairs) + (times.mean() / spread) ** 2)
         return ClockFit("taps", float(start), 2 * float(at_zero), float(slope) * 1e6, 2 * error / spread * 1e6)
     error = 2 * max(float(np.std(offsets, ddof=1)), floor) / np.sqrt(len(pairs))
-    error = float(np.hypot(error, _UNKNOWN_DRIFT * times.mean()))
+    error = float(np.hypot(error, UNKNOWN_DRIFT * times.mean()))
     return ClockFit("taps", float(offsets.mean()), error, note="knocks at one end only: the drift is not measured")
 
 
@@ -244,7 +236,7 @@ def _from_local(times: Floats, offsets: Floats, stride_s: float, note: str) -> C
         note = "; ".join(filter(None, (note, "the drift is within its uncertainty of 0 and taken as 0")))
         return ClockFit("gait", middle, float(np.hypot(error, uneven)), 0.0, unsure, note)
     note = "; ".join(filter(None, (note, "too short to measure the drift")))
-    error = float(np.hypot(2 * scatter / np.sqrt(count), _UNKNOWN_DRIFT * times.mean()))
+    error = float(np.hypot(2 * scatter / np.sqrt(count), UNKNOWN_DRIFT * times.mean()))
     return ClockFit("gait", middle, float(np.hypot(error, uneven)), note=note)
 
 

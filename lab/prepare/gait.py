@@ -127,8 +127,10 @@ class GaitRun:
 
     def measure(self, foot: str, times_s: Floats) -> Floats:
         """What the sensor of a foot measures, without noise."""
+        from scipy.spatial.transform import Rotation
+
         side = FEET.index(foot)
-        turn = _rotation(self.runner.mount_rad[side])
+        turn = Rotation.from_rotvec(self.runner.mount_rad[side]).as_matrix()
         pitch = self._pitch(side, times_s)
         force = self._force(side, times_s)  # (n, 3), in the ground's axes
         cos, sin = np.cos(pitch), np.sin(pitch)
@@ -212,21 +214,8 @@ class GaitRun:
         return np.where((since > 0) & (times_s < strikes[-1]), usual * vary[stride] * shape, 0.0)
 
 
-def _rotation(vector: Floats) -> Floats:
-    """Matrix of a rotation vector (Rodrigues)."""
-    angle = float(np.linalg.norm(vector))
-    if angle == 0:
-        return np.eye(3)
-    x, y, z = vector / angle
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    turned: Floats = np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
-    return turned
-
-
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What is wrong with the recordings."""
-
     offset_s: float = 0.6  # the right sensor starts up to so much earlier or later than the left
     drift_ppm: float = 60.0  # the right sensor's clock runs slower or faster by up to so much
     taps: bool = True  # whether both sensors are knocked together three times before and after the run
@@ -242,8 +231,6 @@ NO_FAULTS = Faults(0.0, 0.0, False, 0.0, 0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class GaitPlan:
-    """Which recordings to make."""
-
     subjects: int = 6  # number of runners, at least 1
     speeds: tuple[float, ...] = (2.5, 3.0, 3.5)
     surfaces: tuple[str, ...] = SURFACES  # of ``treadmill`` and ``overground``

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from kymo.lab.look.curves import are_axes
 from kymo.streams.errors import SourceError
@@ -18,12 +20,16 @@ Floats = NDArray[np.float64]
 #: How far clocks may run apart, as a share; what is allowed for a drift that is not measured.
 MOST_DRIFT, UNKNOWN_DRIFT = 2e-4, 1e-4
 _MOST_LINES = 6
-_QUANTILES = np.array([12.7, 4.3, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.2, 2.18, 2.16, 2.14, 2.13])
 
 
 def t95(freedom: int) -> float:
     """Student's t that 95 of 100 stay below in size."""
-    return float(_QUANTILES[freedom - 1]) if freedom <= len(_QUANTILES) else 1.96 + 2.6 / freedom
+    return float(stdtrit(freedom, 0.975))
+
+
+def to_json(members: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object; NaN as null."""
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in members.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +115,6 @@ class Alignment:
 
     @property
     def sure(self) -> bool:
-        """Whether there is an offset."""
         return self.method != "none"
 
 

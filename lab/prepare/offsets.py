@@ -10,7 +10,7 @@ from typing import Any
 
 from kymo.lab.output import Progress
 from kymo.lab.prepare.alignment import align_streams
-from kymo.lab.prepare.lines import UNKNOWN_DRIFT, Alignment, Lines
+from kymo.lab.prepare.lines import UNKNOWN_DRIFT, Alignment, Lines, to_json
 from kymo.processors.recipe.load import Recipe, parse_recipe
 from kymo.processors.recipe.toml import Document
 from kymo.streams.errors import RecipeError, SourceError
@@ -36,10 +36,8 @@ class ClockOffset:
 
     def to_json(self) -> dict[str, Any]:
         """JSON object; NaN as null, without curves."""
-        numbers = {
-            name: value for name, value in asdict(replace(self.alignment, curves=None)).items() if name != "curves"
-        }
-        numbers = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in numbers.items()}
+        numbers = to_json(asdict(replace(self.alignment, curves=None)))
+        del numbers["curves"]
         names = {"session": self.session, "stream": self.stream, "reference": self.reference, "note": self.note}
         return names | {"sure": self.alignment.sure} | numbers
 

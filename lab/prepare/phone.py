@@ -73,8 +73,6 @@ _EXAMPLE = '{"sensor": "accelerometer", "time": "1700000000000000000", "x": 0.1,
 
 @dataclass(frozen=True, slots=True)
 class PhoneOptions:
-    """How logs are converted."""
-
     key: str = "label"  # under which the START's class stands in the labels JSON
     unit: str | None = None  # of times: ``s``, ``ms``, ``us`` or ``ns``; None to tell it from their size
     # topic of a sensor, as the file names it, instead of the default
@@ -157,7 +155,6 @@ def _convert(file: Path, target: Path, options: PhoneOptions) -> Converted:
 
 
 def _topics(log: PhoneLog, options: PhoneOptions) -> dict[str, str]:
-    """Topic of each sensor."""
     topics = {name: re.sub(r"\s+", "_", name.strip()).lower() for name in log.sensors}
     for topic, names in TOPICS.items():
         best = next((name for known in names for name in log.sensors if _plain(name) == known), None)

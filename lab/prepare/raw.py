@@ -223,7 +223,6 @@ class _Table:
         return self._columns[name]
 
     def wrong(self, name: str, text: str, expected: str, place: int) -> SourceError:
-        """What is wrong with a cell."""
         column = next(column for column in self.names if column.lower() == name)
         what = f"column `{column}` has {brief(text)!r}, expected {expected}"
         return SourceError(what, self.path, int(self.rows[place]))

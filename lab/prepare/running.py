@@ -35,6 +35,7 @@ from kymo.lab.prepare import clocks
 from kymo.lab.prepare import steady as steady_part
 from kymo.lab.prepare.clean import RATE_HZ, CleanFoot, Repair, clean
 from kymo.lab.prepare.clocks import align, fit_clocks
+from kymo.lab.prepare.lines import to_json
 from kymo.lab.prepare.raw import (
     CHANNELS,
     EPOCH_NS,
@@ -82,8 +83,6 @@ class Selection:
 
 @dataclass(slots=True)
 class RunningReport:
-    """What was done."""
-
     files: list[dict[str, Any]] = field(default_factory=list)  # by file and trial: rows, repairs, notes
     sessions: list[dict[str, Any]] = field(default_factory=list)  # what was written: samples, set, clock, files
     left_out: list[dict[str, str]] = field(default_factory=list)  # what was not, with the reason
@@ -108,8 +107,6 @@ class RunningReport:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SessionSamples:
-    """A session's samples."""
-
     channels: tuple[str, ...]  # 6 or 12 names
     values: NDArray[np.float64]  # ``(n, channels)``, all finite
     indexes: NDArray[np.int64]  # ``(n,)``, number of each sample at 500 Hz
@@ -335,7 +332,7 @@ def _merge(left: CleanFoot, right: CleanFoot) -> SessionSamples:
     if not len(rows):
         raise SourceError("no row in which both feet are usable")
     facts = {
-        "clock": fit.to_json(),
+        "clock": to_json(asdict(fit)),
         "rows_left_out": {  # of the left foot's
             "outside the right foot's recording": int((whole & ~inside).sum()),
             "not usable": int((whole & inside & ~usable).sum()),
@@ -350,7 +347,6 @@ def _merge(left: CleanFoot, right: CleanFoot) -> SessionSamples:
 
 
 def _write_session(target: Path, trial: Trial, samples: SessionSamples, formats: Sequence[str]) -> list[str]:
-    """Write a session in each format."""
     constant = {
         "session": trial.session,
         "subject": trial.subject,

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.lab.prepare.clean import RATE_HZ, runs_of
+from kymo.lab.prepare.lines import mean_around
 from kymo.streams.errors import SourceError
 
 SAMPLES = 25_000
@@ -29,8 +30,6 @@ _MOST = {"treadmill": 1, "overground": 2}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Steady:
-    """What counts of a recording."""
-
     mask: NDArray[np.bool_]  # ``(n,)``, which rows
     stretches: list[tuple[int, int]]  # first row and one past the last
     note: str  # in words
@@ -63,16 +62,8 @@ def _activity(acceleration: NDArray[np.float64]) -> NDArray[np.float64]:
     """How much a foot moves, ``(n,)``, in the accelerations' unit."""
     size = np.linalg.norm(acceleration, axis=1)
     size -= size.mean()
-    places = np.arange(len(size))
-    low, high = np.maximum(places - _SMOOTH // 2, 0), np.minimum(places + _SMOOTH // 2, len(size))
-
-    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        total = np.concatenate(([0.0], np.cumsum(values)))
-        means: NDArray[np.float64] = (total[high] - total[low]) / (high - low)
-        return means
-
-    deviation: NDArray[np.float64] = np.sqrt(np.maximum(mean(size**2) - mean(size) ** 2, 0))
-    return deviation
+    variance = mean_around(size**2, _SMOOTH) - mean_around(size, _SMOOTH) ** 2
+    return np.asarray(np.sqrt(np.maximum(variance, 0)))
 
 
 def _inner(first: int, end: int, surface: str) -> tuple[int, int]:

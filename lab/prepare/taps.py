@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.signal import find_peaks
+from scipy.special import pdtrc
 
 from kymo.lab.prepare.lines import MOST_DRIFT, UNKNOWN_DRIFT, Alignment, Curves, Floats, Lines, filled, mean_around, t95
 
@@ -24,28 +26,13 @@ def _pulses(lines: Lines) -> Floats:
         away /= usual
         highest = away if not len(highest) else np.maximum(highest, away)
     around = mean_around(highest, round(2 * rate))
-    apart = max(2, round(0.12 * rate))
-    at = np.flatnonzero((highest > 8) & (highest > 3 * around))
+    at, _ = find_peaks(highest, np.maximum(8, 3 * around), distance=max(2, round(0.12 * rate)) + 1)
     times, half = list[float](), max(1, round(0.03 * rate))
-    taken = np.zeros(len(highest), bool)
-    for i in at[np.argsort(-highest[at], kind="stable")][:4000].tolist():
-        if taken[max(0, i - apart) : i + apart + 1].any():
-            continue
-        taken[i] = True
+    for i in np.sort(at[np.argsort(-highest[at], kind="stable")][:4000]).tolist():
         low, high = max(0, i - half), min(len(highest), i + half + 1)
         weight = highest[low:high] ** 2
         times.append(lines.start_s + float(np.dot(np.arange(low, high), weight) / weight.sum()) / rate)
-    return np.sort(np.array(times))
-
-
-def _tail(mean: float, least: int) -> float:
-    """Chance of `least` or more where `mean` are expected (Poisson)."""
-    term = math.exp(-mean)
-    below = 0.0
-    for count in range(least):
-        below += term
-        term *= mean / (count + 1)
-    return max(1 - below, term) if least else 1.0
+    return np.array(times)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +71,8 @@ def _match(a: Floats, b: Floats, tolerance: float, low: float, high: float) -> _
     span = max(float(np.ptp(b)), 1.0) + 2 * tolerance
     here = int(((a >= b[0] + middle - tolerance) & (a <= b[-1] + middle + tolerance)).sum())
     expected = (len(b) - 1) * here / span * 2 * tolerance
-    chance = min(1.0, len(distances) * _tail(expected, len(pairs) - 1))
+    as_many = float(pdtrc(len(pairs) - 2, expected)) if len(pairs) > 1 else 1.0  # or more, by Poisson
+    chance = min(1.0, len(distances) * as_many)
     return _Match([(float(b[i]), value) for i, value in sorted(pairs.items())], rival, chance)
 
 
