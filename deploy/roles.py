@@ -35,8 +35,6 @@ Failed = Callable[[BaseException], None]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Deployment:
-    """A recipe with the bundle that classifies for it."""
-
     recipe: Recipe
     bundle: Bundle
 
@@ -121,7 +119,6 @@ def roles_for(recipe: Recipe, roles: Sequence[str]) -> list[str]:
 
 
 def make_part(role: str, deployment: Deployment, names: Names) -> Part:
-    """Make a role's part and load its model."""
     from kymo.models.predict import Predictor
     from kymo.models.serving.operator import Champion, Shadow
 

@@ -81,7 +81,6 @@ def usable_recipes(recipes: Sequence[str], home: Path) -> list[str]:
 
 
 def _start_broker(settings: Settings, stack: contextlib.ExitStack) -> BrokerInfo:
-    """Start the embedded broker, if it does not run; what was started here is stopped at the end."""
     folder = broker.default_data_dir(settings)
     if broker.status(folder).state == "running":
         info = broker.start(folder)

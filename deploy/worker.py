@@ -280,7 +280,6 @@ class Pulse(Service):
             say(f"Kafka at {','.join(self._brokers)} does not answer ({reason}); waiting" if away else "Kafka is back")
 
     async def _answers(self) -> bool:
-        """See whether a broker can be reached."""
         for host_and_port in self._brokers:
             host, _, port = host_and_port.rpartition(":")
             try:

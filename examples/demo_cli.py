@@ -51,7 +51,6 @@ def _show(event: Event, truth: str | None, start_ns: int) -> None:
 
 
 def _print(result: dict[str, Any]) -> None:
-    """Show everything that was found."""
     sent, out, scores = result["in"], result["out"], result["scores"]
     wrong, unknown = scores["n"] - round(scores["accuracy"] * scores["n"]), scores["unknown"]
     doubt = f"; {unknown} said `unknown`, below min_probability" if unknown else ""

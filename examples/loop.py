@@ -122,7 +122,6 @@ class LiveScore:
         self._events: list[Event] = []
 
     def add(self, event: Event) -> None:
-        """Count an event."""
         self._events.append(event)
 
     @property

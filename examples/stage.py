@@ -101,7 +101,6 @@ def own_broker(
 
 
 def verb(*words: str) -> Child:
-    """A verb to be started."""
     return Child(words[0], kymo_command(*words), kymo_environment({}))
 
 

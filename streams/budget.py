@@ -1,7 +1,7 @@
 """How much memory each thing may take, bytes. In: nothing. Out: a number a thing; together they keep a worker of one recipe under 1 GB.
 
 What is counted is bytes, since a sample may be one number or a picture. A thing that is larger than its budget goes alone. What no budget
-can bound, a window itself, is worked out from the recipe when it is loaded: see :func:`kymo.processors.recipe.fit.misfit`.
+can bound, a window itself, is worked out from the recipe when it is loaded: see :mod:`kymo.processors.recipe.load`.
 """
 
 from __future__ import annotations

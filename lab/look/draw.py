@@ -70,7 +70,6 @@ def recording_figure(
 
 
 def tints_of(classes: Sequence[str]) -> dict[str, str]:
-    """Colour of each class."""
     return {name: _TINTS[i % len(_TINTS)] for i, name in enumerate(sorted(set(classes)))}
 
 

@@ -74,36 +74,17 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class Plot:
-    """One session as a picture.
+    """One session as a picture."""
 
-    Attributes
-    ----------
-    recording : Recording
-        What is drawn.
-    png : bytes
-        The picture.
-    """
-
-    recording: Recording = field(repr=False)
-    png: bytes = field(repr=False)
+    recording: Recording = field(repr=False)  # what is drawn
+    png: bytes = field(repr=False)  # the picture
     section: str = field(repr=False)  # of a page
 
     def _repr_png_(self) -> bytes:
         return self.png
 
     def save(self, path: str | PathLike[str]) -> Path:
-        """Write the picture (``X.png``), or a page that zooms (``X.html``).
-
-        Parameters
-        ----------
-        path : path
-            A file.
-
-        Raises
-        ------
-        SourceError
-            If the name ends otherwise, or the file cannot be written.
-        """
+        """Write the picture (``X.png``), or a page that zooms (``X.html``); a SourceError where the name ends otherwise."""
         target, title = Path(path), self.recording.session
         if target.suffix.lower() not in (".png", ".html"):
             raise SourceError("a plot is written as X.png or X.html", target)

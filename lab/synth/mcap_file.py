@@ -230,7 +230,6 @@ class McapFile:
         )
 
     def metadata(self, name: str, members: dict[str, str]) -> None:
-        """Append a metadata record."""
         place = self._place
         length = self.put(Metadata(name=name, metadata=members))
         self._metadata.append(MetadataIndex(name=name, offset=place, length=length))

@@ -58,8 +58,6 @@ Matrix = Annotated[tuple[Row, Row, Row], Rules(expected="three rows of three num
 
 @dataclass(frozen=True)
 class Xyz:
-    """A vector."""
-
     x: Number = 0.0
     y: Number = 0.0
     z: Number = 0.0
@@ -67,8 +65,6 @@ class Xyz:
 
 @dataclass(frozen=True)
 class Turn:
-    """Angles by which a segment turns."""
-
     roll: Number = 0.0
     pitch: Number = 0.0
     yaw: Number = 0.0
@@ -86,8 +82,6 @@ class Wxyz:
 
 @dataclass(frozen=True)
 class Place:
-    """A place on Earth."""
-
     lat: Annotated[float, Rules(minimum=-90, maximum=90, expected="-90 to 90 degrees")] = 0.0
     lng: Annotated[float, Rules(minimum=-360, maximum=360, expected="-180 to 180 degrees")] = 0.0
     height: Number = 0.0
@@ -243,8 +237,6 @@ class Distortion:
 
 @dataclass(frozen=True)
 class Way:
-    """Where a segment moves."""
-
     to: Annotated[Xyz, Rules(expected="a place {x, y, z} in m")]
 
 
@@ -358,7 +350,6 @@ class MotionPlan(Initialization):
 
     @property
     def interval_ns(self) -> int:
-        """From one sample to the next, ns."""
         return math.floor(NS / self.sample_rate)
 
     @property
@@ -383,7 +374,6 @@ class MotionPlan(Initialization):
 
 
 def load_plan(path: str | Path) -> MotionPlan:
-    """A plan from a file."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:

@@ -117,7 +117,6 @@ def simulate(plan: MotionPlan | Mapping[str, Any] | str | Path, seed: int = 0) -
 
 
 def _as_plan(plan: MotionPlan | Mapping[str, Any] | str | Path) -> MotionPlan:
-    """A plan, whatever it is given as."""
     if isinstance(plan, MotionPlan):
         return plan
     return load_plan(plan) if isinstance(plan, str | Path) else parse_plan(plan)
@@ -250,7 +249,6 @@ class Motion:
 
 
 def _move(plan: MotionPlan, pose: Floats) -> Motion:
-    """Carry out a plan's motion."""
     counts = plan.counts
     rates = np.empty((3, len(counts)))
     pose[:3] = np.array(astuple(plan.pose.origin or Place()))[:, np.newaxis]

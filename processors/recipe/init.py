@@ -144,7 +144,6 @@ def survey_of(
     label: str = "label",
     file_names: str | None = None,
 ) -> Survey:
-    """Look through recordings."""
     options = ReadOptions(label_column=label, file_names=file_names)
     if rate_hz is not None:
         names = streams or ("sensor",)

@@ -6,24 +6,26 @@ recipe fails when it is loaded. Times stand in seconds, rates in hertz; windows 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from kymo.processors.chain import Chain
+from kymo.processors.chain import Chain, PerWindow
 from kymo.processors.join import Join
 from kymo.processors.recipe.compile import compile_chain
-from kymo.processors.recipe.fit import misfit
 from kymo.processors.recipe.tables import InputTable, RecipeTables
 from kymo.processors.recipe.toml import Document
 from kymo.processors.steps.maps import Scale
+from kymo.processors.windows import Windows
+from kymo.streams.budget import IMAGE, WINDOW
 from kymo.streams.chunk import Format
 from kymo.streams.errors import RecipeError
 from kymo.streams.files import read_text
 from kymo.streams.recording import InputOptions, LabelOptions, ReadOptions
 from kymo.streams.schema import nearest
-from kymo.streams.topics import input_of
+from kymo.streams.topics import MIB, input_of
 from kymo.streams.units import unit_times
 
 #: Where recipes without a path are looked for: the current folder first, then those that come with Kymo.
@@ -47,7 +49,6 @@ class Recipe(RecipeTables):
 
     @property
     def stateful(self) -> bool:
-        """Whether the model goes on from window to window; a window is a hop then."""
         return self.model is not None and self.model.stateful
 
     def read_options(self) -> ReadOptions:
@@ -156,7 +157,7 @@ def parse_recipe(text: str, path: Path | None = None) -> Recipe:
             raise document.error(("input", number), why, "events")
     tables = document.read(RecipeTables)
     chain, windows, notes = compile_chain(document, tables)
-    if why := misfit(chain, tables.input[0].format):
+    if why := _misfit(chain, tables.input[0].format):
         raise document.error(("window",), why)
     if tables.model is not None and chain.output({tables.input[0].stream: tables.input[0].format}).dtype == "jpeg":
         raise document.error(
@@ -165,3 +166,37 @@ def parse_recipe(text: str, path: Path | None = None) -> Recipe:
     return Recipe(
         **vars(tables), path=path, chain=chain, window_length=windows.length, window_hop=windows.hop, notes=notes
     )
+
+
+def _misfit(chain: Chain, fmt: Format, most: int = WINDOW) -> str:
+    """Why a session and one window of it on its way to the model take too much memory, in a sum; empty where they do not."""
+    parts, total = list[str](), 0
+    for spec in chain.specs:
+        kept = spec.memory_bytes(fmt)
+        fmt = spec.output({fmt.stream: fmt})
+        if isinstance(spec, Windows):
+            total += kept
+            parts.append(f"a window of {_shape_of(fmt)} is {kept / MIB:,.1f} MiB")
+        elif isinstance(spec, PerWindow):
+            size = (fmt.rows or 0) * fmt.sample_bytes
+            total += size
+            parts.append(f"{size / MIB:,.1f} behind `{spec.spec.name}` ({_shape_of(fmt)})")
+        elif kept:
+            total += kept
+            parts.append(f"`{spec.name}` keeps {kept / MIB:,.1f}")
+    if fmt.dtype != "jpeg":
+        copy = 4 * (fmt.rows or 0) * math.prod(fmt.shape)
+        total += copy
+        parts.append(f"{copy / MIB:,.1f} as the model takes it (float32)")
+    if total <= most:
+        return ""
+    return (
+        f"{', '.join(parts)}: {total / MIB:,.1f} MiB in all, expected {most / MIB:,.0f} at most, so that a worker stays under 1 GB; "
+        "shorten length_s, or take smaller frames (the step `decode`), fewer channels or fewer samples a second"
+    )
+
+
+def _shape_of(fmt: Format) -> str:
+    if fmt.dtype == "jpeg":
+        return f"{fmt.rows} images of up to {IMAGE / MIB:g} MiB"
+    return f"{' x '.join(str(length) for length in (fmt.rows, *fmt.shape))} {fmt.dtype}"

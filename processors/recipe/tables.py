@@ -121,13 +121,11 @@ class InputTable:
 
     @property
     def format(self) -> Format:
-        """Format of the raw input."""
         fmt = signal_format(self.stream, self.channels, self.rate_hz, self.dtype, self.units)
         return replace(fmt, shape=(*self.shape, *fmt.shape) if self.dtype == "uint8" else ()) if self.frames else fmt
 
     @property
     def frames(self) -> bool:
-        """Whether its samples are images."""
         return self.dtype in FRAMES
 
     def mismatch(self, fmt: Format, units: tuple[str, ...]) -> str | None:
@@ -197,7 +195,6 @@ class ModelTable:
 
     @property
     def stateful(self) -> bool:
-        """Whether the model goes on from window to window."""
         return self.parameters.get("stateful") is True
 
 
@@ -285,12 +282,10 @@ class TrainTable:
 
     @property
     def learning(self) -> dict[str, Any]:
-        """How to learn, by name."""
         return {name: getattr(self, name) for name in list(self.__dataclass_fields__)[4:]}
 
     @property
     def kind(self) -> str:
-        """How it splits, in a word."""
         return "column" if isinstance(self.split, ColumnSplit) else self.split
 
 

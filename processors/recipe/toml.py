@@ -98,7 +98,6 @@ def _show(value: Any) -> str:
 
 
 def toml_value(value: Any) -> str:
-    """Write a value as TOML does."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
