@@ -19,23 +19,9 @@ from typing import IO, Any
 import msgspec
 import numpy as np
 import zstandard
-from mcap.data_stream import RecordBuilder
 from mcap.opcode import Opcode
-from mcap.records import (
-    Channel,
-    Chunk,
-    ChunkIndex,
-    DataEnd,
-    Footer,
-    Header,
-    McapRecord,
-    Metadata,
-    MetadataIndex,
-    Schema,
-    Statistics,
-    SummaryOffset,
-)
-from mcap.writer import MCAP0_MAGIC
+from mcap.records import Chunk, ChunkIndex
+from mcap.writer import IndexType, Writer
 from numpy.typing import NDArray
 
 from kymo.lab.output import Progress, writing
@@ -76,7 +62,7 @@ def mcap_bytes(recording: Synthesis) -> bytes:
 
 
 def _write(recording: Synthesis, out: IO[bytes], progress: Progress) -> None:
-    file = McapFile(out)
+    file = _Writer(out)
     total = len(recording.times_ns)
     starts = range(0, total, CHUNK_SAMPLES)
     # Compression leaves Python's lock: while one chunk is compressed, the next one's numbers are written out.
@@ -86,15 +72,15 @@ def _write(recording: Synthesis, out: IO[bytes], progress: Progress) -> None:
             end, before = min(start + CHUNK_SAMPLES, total), b"" if start else file.definitions()
             packing = pool.submit(_packed, *_messages(recording, start, end, before))
             if waiting is not None:
-                file.chunk(*waiting.result())
+                file.add_chunk(*waiting.result())
                 progress(start, total)
             waiting = packing
         if waiting is not None:
-            file.chunk(*waiting.result())
-    file.metadata("synthetic", {"generated_by": GENERATED_BY, "seed": str(recording.seed)})
+            file.add_chunk(*waiting.result())
+    file.add_metadata("synthetic", {"generated_by": GENERATED_BY, "seed": str(recording.seed)})
     units = {topic: recording.plan.unit(topic) for topic in ORDER if topic != "pose_truth"}
-    file.metadata("units", {"timestamp": "ns"} | units)
-    file.finish()
+    file.add_metadata("units", {"timestamp": "ns"} | units)
+    file.finish()  # type: ignore[no-untyped-call]
     progress(total, total)
 
 
@@ -176,46 +162,38 @@ def _spread(parts: Iterable[bytes], places: Any, count: int) -> list[bytes]:
     return out
 
 
-class McapFile:
-    """An MCAP file as it is written: one schema, and a channel for each topic."""
+class _Writer(Writer):
+    """mcap's writer, but chunks are given to it whole."""
 
     def __init__(self, out: IO[bytes]) -> None:
-        self._out, self._place = out, 0
-        self._schema = Schema(id=1, name=SCHEMA_NAME, encoding="jsonschema", data=json.dumps(SCHEMA).encode())
-        self._channels = [
-            Channel(id=i, topic=topic, message_encoding="json", metadata={}, schema_id=1)
-            for i, topic in enumerate(TOPICS, 1)
-        ]
-        self._chunks: list[ChunkIndex] = []
-        self._metadata: list[MetadataIndex] = []
-        self._counts: dict[int, int] = {}
-        self._write(MCAP0_MAGIC)
-        self.put(Header(profile="", library="kymo"))
+        super().__init__(out, index_types=IndexType.ALL & ~IndexType.ATTACHMENT)
+        self.start(library="kymo")
+        schema = self.register_schema(SCHEMA_NAME, "jsonschema", json.dumps(SCHEMA).encode())
+        for topic in TOPICS:
+            self.register_channel(topic, "json", schema)
 
-    def _write(self, data: bytes) -> None:
-        self._out.write(data)
-        self._place += len(data)
-
-    def put(self, *records: McapRecord) -> int:
-        """Append records; their length in bytes."""
-        data = _bytes_of(*records)
-        self._write(data)
-        return len(data)
+    def _own(self, name: str) -> Any:
+        """What the writer keeps to itself; its version is fixed."""
+        return getattr(self, f"_Writer__{name}")
 
     def definitions(self) -> bytes:
         """Schema and channels, which stand in the first chunk."""
-        return _bytes_of(self._schema, *self._channels)
+        return bytes(self._own("chunk_builder").end())
 
-    def chunk(self, chunk: Chunk, indexes: Indexes) -> None:
+    def add_chunk(self, chunk: Chunk, indexes: Indexes) -> None:
         """Append a chunk and its indexes."""
-        start = self._place
-        length, offsets = self.put(chunk), dict[int, int]()
+        out, builder, statistics = self._own("stream"), self._own("record_builder"), self._own("statistics")
+        start, offsets = out.tell(), dict[int, int]()
+        chunk.write(builder)
+        out.write(builder.end())
+        length = out.tell() - start
         for channel, index in indexes.items():
-            offsets[channel] = self._place
+            offsets[channel] = out.tell()
             data = index.tobytes()
-            self._write(struct.pack("<BQHI", Opcode.MESSAGE_INDEX, len(data) + 6, channel, len(data)) + data)
-            self._counts[channel] = self._counts.get(channel, 0) + len(index)
-        self._chunks.append(
+            out.write(struct.pack("<BQHI", Opcode.MESSAGE_INDEX, len(data) + 6, channel, len(data)) + data)
+            statistics.channel_message_counts[channel] += len(index)
+            statistics.message_count += len(index)
+        self._own("chunk_indices").append(
             ChunkIndex(
                 chunk_start_offset=start,
                 chunk_length=length,
@@ -225,53 +203,10 @@ class McapFile:
                 message_start_time=chunk.message_start_time,
                 message_end_time=chunk.message_end_time,
                 message_index_offsets=offsets,
-                message_index_length=self._place - start - length,
+                message_index_length=out.tell() - start - length,
             )
         )
-
-    def metadata(self, name: str, members: dict[str, str]) -> None:
-        place = self._place
-        length = self.put(Metadata(name=name, metadata=members))
-        self._metadata.append(MetadataIndex(name=name, offset=place, length=length))
-
-    def finish(self) -> None:
-        """Append summary and footer."""
-        self.put(DataEnd(data_section_crc=0))
-        start, offsets, summary = self._place, [], b""
-        statistics = Statistics(
-            attachment_count=0,
-            channel_count=len(self._channels),
-            channel_message_counts=self._counts,
-            chunk_count=len(self._chunks),
-            message_count=sum(self._counts.values()),
-            message_end_time=max(index.message_end_time for index in self._chunks),
-            message_start_time=min(index.message_start_time for index in self._chunks),
-            metadata_count=len(self._metadata),
-            schema_count=1,
-        )
-        groups: list[tuple[Opcode, list[Any]]] = [
-            (Opcode.SCHEMA, [self._schema]),
-            (Opcode.CHANNEL, self._channels),
-            (Opcode.STATISTICS, [statistics]),
-            (Opcode.CHUNK_INDEX, self._chunks),
-            (Opcode.METADATA_INDEX, self._metadata),
-        ]
-        for opcode, records in groups:
-            data = _bytes_of(*records)
-            offsets.append(SummaryOffset(group_opcode=opcode, group_start=start + len(summary), group_length=len(data)))
-            summary += data
-        behind = start + len(summary)
-        summary += _bytes_of(*offsets)
-        footer = Footer(summary_start=start, summary_offset_start=behind, summary_crc=0)
-        # The checksum covers the summary and the footer up to itself: all but its last four bytes.
-        footer.summary_crc = zlib.crc32(summary + _bytes_of(footer)[:-4])
-        self._write(summary)
-        self.put(footer)
-        self._write(MCAP0_MAGIC)
-
-
-def _bytes_of(*records: McapRecord) -> bytes:
-    builder = RecordBuilder()
-    for record in records:
-        record.write(builder)
-    return bytes(builder.end())  # type: ignore[no-untyped-call]
+        if not statistics.chunk_count:
+            statistics.message_start_time = chunk.message_start_time
+        statistics.message_end_time = chunk.message_end_time
+        statistics.chunk_count += 1
