@@ -1,9 +1,4 @@
-"""Chunk, Format and sample times. In: integers and arrays. Out: the same, with times in ns since the Unix epoch.
-
-A :class:`Format` says what one sample is; a :class:`Header` adds whose it is and when sample 0 was taken; a
-:class:`Chunk` adds the samples. All chunks of a stream share one Header object, so that comparing headers is comparing
-identities.
-"""
+"""Chunk, Format and sample times. In: integers and arrays. Out: the same, with times in ns since the Unix epoch."""
 
 from __future__ import annotations
 
@@ -69,18 +64,18 @@ class Header:
         """Unix time of sample `index` in ns, exact integer arithmetic (rounded down)."""
         return sample_time_ns(self.origin_ns, self.format.rate, index)
 
-    def start_ns(self, first_index: int, times_ns: NDArray[np.int64] | None) -> int:
-        """Unix time of the first of some samples; of an irregular stream without any, its origin."""
+    def edge_ns(self, index: int, times_ns: NDArray[np.int64] | None, at: int) -> int:
+        """Unix time of sample `index`; of an irregular stream the one `at` that place of its times, or its origin if there is none."""
         if times_ns is not None and len(times_ns):
-            return int(times_ns[0])
-        return self.time_ns(first_index) if self.format.rate else self.origin_ns
+            return int(times_ns[at])
+        return self.time_ns(index) if self.format.rate else self.origin_ns
 
 
 @dataclass(slots=True, eq=False)
 class Chunk:
     """Consecutive samples of one stream of one session. Not to be changed once made."""
 
-    header: Header  # shared by all chunks of the stream
+    header: Header  # one object for all chunks of the stream, so that comparing headers is comparing identities
     first_index: int  # number of the first sample, counted from 0 at the session's start
     data: Array  # ``(n, *format.shape)``; for jpeg an object array ``(n,)`` of bytes
     times_ns: NDArray[np.int64] | None = None  # ``(n,)``, irregular streams only
@@ -116,7 +111,7 @@ class Chunk:
     @property
     def start_ns(self) -> int:
         """Unix time of the first sample, ns; of an irregular stream's empty end mark, its origin."""
-        return self.header.start_ns(self.first_index, self.times_ns)
+        return self.header.edge_ns(self.first_index, self.times_ns, 0)
 
     def parts(self, most: int) -> Iterator[Chunk]:
         """It in chunks of at most so many bytes (or of one sample), one behind the other; itself where it has no more."""

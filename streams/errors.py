@@ -1,7 +1,6 @@
 """The one error tree. In: nothing. Out: exceptions whose text names the thing, what was expected, what came and what to do.
 
-Each is a failure that a user can act on: the command line prints its one line and exits 1. One more stands where types are read
-(:class:`~kymo.streams.schema.SchemaError`).
+The command line prints the line of one and exits 1. One more stands where types are read (:class:`~kymo.streams.schema.SchemaError`).
 """
 
 from __future__ import annotations

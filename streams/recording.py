@@ -123,14 +123,12 @@ class StreamData:
     @property
     def start_ns(self) -> int:
         """Unix time of the first sample, ns."""
-        return self.header.start_ns(self.first_index, self.times_ns)
+        return self.header.edge_ns(self.first_index, self.times_ns, 0)
 
     @property
     def end_ns(self) -> int:
         """Unix time one sample after the last, ns (irregular streams: of the last sample)."""
-        if self.times_ns is not None and len(self.times_ns):
-            return int(self.times_ns[-1])
-        return self.header.time_ns(self.end_index) if self.header.format.rate else self.header.origin_ns
+        return self.header.edge_ns(self.end_index, self.times_ns, -1)
 
     @property
     def duration_s(self) -> float:

@@ -47,14 +47,9 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _summary(segment: Any) -> dict[str, Any]:
-    from kymo.streams.topics import CHUNK_TOPICS
-
     topics: Counter[str] = Counter()
-    sessions: dict[str, None] = {}
     for channel in segment.channels:
         topics[channel.name] += channel.count
-        if channel.name in CHUNK_TOPICS and channel.key is not None:
-            sessions.setdefault(channel.session)
     spans = segment.contents.spans
     return {
         "segment": segment.path.name,
@@ -65,7 +60,7 @@ def _summary(segment: Any) -> dict[str, Any]:
         "bytes": segment.size,
         "records": segment.count,
         "topics": dict(sorted(topics.items())),
-        "sessions": list(sessions),
+        "sessions": segment.sessions,
         "offsets": {f"{topic}/{part}": [s.first, s.next] for (topic, part), s in spans.items() if s.next > s.first},
         "absent": sum(a.end - a.start for a in segment.contents.absent),
     }

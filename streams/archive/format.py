@@ -25,7 +25,7 @@ from kymo.streams.errors import ArchiveError, MessageError
 from kymo.streams.messages import MAX_FILE_BYTES, Record, read_json, read_object
 from kymo.streams.schema import SchemaError, read
 from kymo.streams.settings import Settings
-from kymo.streams.topics import MIB, TABLE, Place
+from kymo.streams.topics import CHUNK_TOPICS, MIB, TABLE, Place
 
 if TYPE_CHECKING:
     from mcap.records import Channel, ChunkIndex
@@ -186,6 +186,12 @@ class Segment:
     channels: list[SegmentChannel]  # whose messages it holds
     chunks: list[ChunkIndex]  # where they stand
     extras: int = 0  # channel of the extras; 0 for none
+
+    @property
+    def sessions(self) -> list[str]:
+        """Those with chunks, in the order in which they first appear; chunks without a key are nobody's."""
+        of_chunks = (c for c in self.channels if c.name in CHUNK_TOPICS and c.count and c.key is not None)
+        return list(dict.fromkeys(c.session for c in of_chunks))
 
 
 def segment_path(folder: Path, number: int) -> Path:

@@ -56,13 +56,7 @@ class ArchiveReader:
                 yield from segment_records(segment, channels)
 
     def sessions(self) -> list[str]:
-        """Sessions with chunks, in the order in which they first appear; chunks without a key are nobody's."""
-        names: dict[str, None] = {}
-        for segment in self.segments:
-            for channel in segment.channels:
-                if channel.name in CHUNK_TOPICS and channel.count and channel.key is not None:
-                    names.setdefault(channel.session)
-        return list(names)
+        return list(dict.fromkeys(name for segment in self.segments for name in segment.sessions))
 
     def recordings(self, options: ReadOptions | None = None, sessions: list[str] | None = None) -> Iterator[Recording]:
         """Sessions with all their streams, their current labels and what is known of them."""
@@ -99,10 +93,6 @@ class ArchiveReader:
             except (MessageError, SourceError):  # some other program's; the live readers pass over it, too
                 continue
         return content
-
-
-def read_archive(folder: Path, options: ReadOptions) -> Iterator[Recording]:
-    yield from ArchiveReader(folder).recordings(options)
 
 
 def segment_records(segment: Segment, channels: Collection[SegmentChannel] | None = None) -> Iterator[Record]:

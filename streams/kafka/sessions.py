@@ -54,7 +54,7 @@ def seen(settings: Settings, on_progress: Progress = lambda _done, _of: None) ->
             row["streams"].append({"stream": chunk.stream})
             open_streams.setdefault(chunk.session, set()).add(chunk.stream)
         row["start_ns"] = min(row["start_ns"], chunk.start_ns)
-        row["end_ns"] = max(row["end_ns"], _end_ns(chunk))
+        row["end_ns"] = max(row["end_ns"], chunk.header.edge_ns(chunk.end_index, chunk.times_ns, -1))
         if chunk.end:
             open_streams[chunk.session].discard(chunk.stream)
     for session, row in sessions.items():
@@ -76,12 +76,6 @@ def raw_chunks(
             continue
         if not chunk.header.chain and r.key in (None, chunk.session.encode()) and session in (None, chunk.session):
             yield r, chunk
-
-
-def _end_ns(chunk: Chunk) -> int:
-    if chunk.times_ns is not None:
-        return int(chunk.times_ns[-1]) if len(chunk.times_ns) else chunk.start_ns
-    return chunk.header.time_ns(chunk.end_index)
 
 
 def end_session(settings: Settings, session: str, on_progress: Progress = lambda _done, _of: None) -> list[str]:

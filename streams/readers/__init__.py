@@ -1,9 +1,7 @@
-"""Files as recordings. In: paths, folders, URLs, the name of a shipped data set. Out: Recordings, one a session, times
-in Unix ns.
+"""Files as recordings. In: paths, folders, URLs, the name of a shipped data set. Out: Recordings, one a session, times in Unix ns.
 
-One reader a format, found by :data:`streams.readers.files.FORMATS`: CSV, Parquet, MCAP; and the BasicMotions recordings of the aeon package
-(``basicmotions:train``, ``basicmotions:test``). Whatever a reader repairs or guesses stands in the recording's `notes`; what it cannot
-repair is a SourceError with file and row.
+One reader a format, found by :data:`streams.readers.files.FORMATS`. Whatever one repairs or guesses stands in the recording's `notes`;
+what it cannot repair is a SourceError with file and row.
 """
 
 from __future__ import annotations
@@ -60,9 +58,9 @@ def read(
         yield from read_basic_motions(name, options)
     archives = [path for path in paths if not is_url(path) and is_archive(Path(path))]
     for path in archives:
-        from kymo.streams.archive.read import read_archive
+        from kymo.streams.archive.read import ArchiveReader
 
-        yield from read_archive(Path(path), options)
+        yield from ArchiveReader(Path(path)).recordings(options)
     on_disk = [path for path in paths if path not in archives and not _is_data_set(path)]
     foreign = [error for path in on_disk if not is_url(path) for error in not_read(Path(path))]
     errors = list[SourceError]()

@@ -1,8 +1,4 @@
-"""CSV files. In: text, one column a channel, one row a sample. Out: Recordings; values are float64 as written, times in
-Unix ns.
-
-Comma, semicolon, tab, bar or blanks; a decimal comma where the delimiter is none; UTF-8, UTF-16 with its mark, or what Windows writes.
-"""
+"""CSV files. In: text, one column a channel, one row a sample. Out: Recordings; values are float64 as written, times in Unix ns."""
 
 from __future__ import annotations
 

@@ -185,9 +185,7 @@ def _with_marks(
 
 
 def _last_ns(chunk: Chunk, default_ns: int) -> int:
-    if not chunk.count:
-        return default_ns
-    return int(chunk.times_ns[-1]) if chunk.times_ns is not None else chunk.header.time_ns(chunk.end_index - 1)
+    return chunk.header.edge_ns(chunk.end_index - 1, chunk.times_ns, -1) if chunk.count else default_ns
 
 
 def _chunks(stream: StreamData, chunk_ms: float) -> Iterator[Chunk]:
