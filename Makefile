@@ -22,7 +22,7 @@ install = $(bin)/uv pip install --quiet --compile-bytecode --python $(bin)/pytho
 compile = $(bin)/python -m compileall -q kymo streams processors models lab deploy examples
 # A process for each core, each file whole in one of them, those with long tests first; what Python compiles of the tests is kept.
 parallel = PYTHONDONTWRITEBYTECODE= $(bin)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-everything := kafka,audio,parquet,frames,synth,physio,demo,report,torch,tensorflow,bench,dev
+everything := kafka,audio,parquet,excel,video,frames,synth,physio,demo,report,torch,tensorflow,bench,dev
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench loop magnetic up setup chaos large soak pins clean

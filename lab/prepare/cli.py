@@ -209,6 +209,35 @@ def phone(raw: Path, out: Path, as_json: bool, **choice: object) -> None:
     click.echo(f"next: kymo plot {target}")
 
 
+@prepare.command("physiology")
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--per-second", type=click.IntRange(1, 3), default=1, show_default=True, help="Frames of the 30 Hz video."
+)
+@click.option("--begin", type=click.IntRange(1), default=1, show_default=True, help="First frame of a clip, from 1.")
+@click.option("--end", type=click.IntRange(0), default=0, help="Frame to end before; else as many as each piece has.")
+@click.option("--skip", type=click.IntRange(1), default=1, show_default=True, help="Take each so-manieth frame.")
+@click.option("--share", type=click.Choice([100, 80, 50]), default=100, show_default=True, help="Per cent of a clip.")
+@click.option("--size", type=click.IntRange(0), default=0, help="Pixels of a side in clips.mcap; else the video's own.")
+@click.option("--videos/--no-videos", default=True, help="Whether pieces are written as videos, too.")
+@_JSON
+def physiology(source: Path, out: Path, as_json: bool, **plan: Any) -> None:
+    """Cut videos nn.mp4 into the pieces that Pnn.xlsx name, and their frames into folders and tables.
+
+    OUT/clips1.mcap is what recipes read: a session a clip, with its genre and person.
+
+    Example: kymo prepare physiology physio/ clips/ --size 64
+    """
+    from kymo.lab.prepare.physiology import ClipPlan, prepare_physiology, words
+
+    with progress_bar("cutting") as progress:
+        facts = prepare_physiology(source, out, ClipPlan(**plan), progress)
+    for note in [] if as_json else facts["notes"]:
+        click.echo(f"note: {note}", err=True)
+    click.echo(json.dumps(facts, ensure_ascii=False) if as_json else words(facts))
+
+
 @prepare.command("clocks")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
 @click.option("--recipe", "recipe_name", help="Says which inputs there are; the others are put onto its grid's clock.")

@@ -57,7 +57,7 @@ def export_model(model: Architecture, shape: Sequence[int], windows: Array) -> E
 
     random = np.random.default_rng(0).standard_normal((max(_BATCHES), *shape)).astype(np.float32)
     trials = [source[:n] for n in _BATCHES for source in (random, windows) if len(source) >= n]
-    parity = _checked(max(map(parity_of, trials)), _TOLERANCE)
+    parity = _checked(max(map(parity_of, trials)), getattr(model, "tolerance", _TOLERANCE))
     # A graph beside itself shows no more than that it gives numbers.
     return Exported(graph, batch, None if isinstance(model, GraphArchitecture) else parity, tuple(shape))
 

@@ -22,6 +22,7 @@ from kymo.streams.schema import SchemaError, nearest, read
 #: Name to ``module:class``.
 ARCHITECTURES: dict[str, str] = {
     "ast": "kymo.models.zoo.ast:Ast",
+    "crnn": "kymo.models.zoo.crnn:Crnn",
     "magnitude_rule": "kymo.models.zoo.magnitude_rule:MagnitudeRule",
     "minirocket": "kymo.models.zoo.minirocket:MiniRocket",
     "recurrent": "kymo.models.zoo.recurrent:Recurrent",
