@@ -54,10 +54,11 @@ _HEADS = [
 ]
 
 
-def lab_recipe(folder: Path, heads: bool = False, hop_s: float = 0.08) -> tuple[Path, Path]:
-    """The lab's recipe file and a bundle for it, made in `folder`; with heads, a window has three events."""
+def lab_recipe(folder: Path, heads: bool = False, hop_s: float = 0.08, steps: str = "") -> tuple[Path, Path]:
+    """The lab's recipe file and a bundle for it, made in `folder`; with heads, a window has three events; with more `steps` than it has."""
     path = folder / "lab.toml"
-    path.write_text(RECIPE.replace("hop_s = 0.08", f"hop_s = {hop_s}") + HEADS * heads)
+    text = RECIPE.replace("hop_s = 0.08", f"hop_s = {hop_s}").replace("[window]", f"{steps}\n[window]")
+    path.write_text(text + HEADS * heads)
     weights = np.array([[-4.0, 1.0], [0.0, -2.0], [4.0, 1.0], [2.0, 1.0], [1.0, 2.0], [30.0, 7.0]])[
         : None if heads else 3
     ]

@@ -197,6 +197,38 @@ def test_messages_that_are_none(lab: Lab, full: bool) -> None:
     print(f"\n{number} messages rejected with a reason, {events} events, each once")
 
 
+FILTERS = """
+[[steps]]
+step = "filter"
+kind = "highpass"
+cutoff_hz = 0.5
+lag_s = 0.05
+
+[[steps]]
+step = "normalise"
+"""
+
+
+@pytest.mark.parametrize("kills", [pytest.param(2, id="short"), pytest.param(30, marks=_LONG, id="full")])
+def test_filters_go_on_where_their_worker_was_killed(lab: Lab, tmp_path: Path, kills: int) -> None:
+    (tmp_path / "filters").mkdir()
+    lab.recipe, lab.bundle = lab_recipe(tmp_path / "filters", steps=FILTERS)
+    pick = random.Random(9)
+    with lab:
+        feed, worker = started(lab, 9), lab.start_worker()
+        lab.await_growth()
+        for _ in range(kills):
+            pause(pick, 3)
+            kill(worker)
+            worker = lab.start_worker()
+            lab.await_growth()
+        count = lab.check(feed)
+        stop_worker(worker)
+        assert lab.verdict(lab.expected(feed)) == count
+    assert lab.records("state")
+    print(f"\n{kills} kills: {count} events, each once")
+
+
 STATEFUL = RECIPE.replace("hop_s = 0.08", "hop_s = 0.16").replace(
     'architecture = "spectrogram_cnn"\n', 'architecture = "recurrent"\nstateful = true\n'
 )

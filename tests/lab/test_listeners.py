@@ -10,6 +10,7 @@ import pytest
 from kymo.lab.synth.listeners import RATES, Part, simulate, simulate_parts, write_e4
 from kymo.streams.errors import FormatError
 from kymo.streams.readers import read
+from kymo.streams.recording import ReadOptions
 
 neurokit2 = pytest.importorskip("neurokit2")
 
@@ -37,7 +38,7 @@ def test_parts_follow_each_other_and_are_written_as_a_wristband_does(tmp_path: P
     parts = [Part(60, 4, 60, "calm"), Part(30, 12, 100, "stress")]
     signals = simulate_parts(parts, 3)
     write_e4(tmp_path / "P1", signals, parts)
-    (recording,) = read([tmp_path / "P1"], label_key="state")
+    (recording,) = read([tmp_path / "P1"], ReadOptions(label_key="state"))
     assert [(label.label, (label.end_ns - label.start_ns) / 1e9) for label in recording.labels] == [
         ("calm", 60),
         ("stress", 30),

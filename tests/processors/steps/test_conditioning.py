@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from strategies import Run, cuttings
 
 from kymo.lab.synth.listeners import simulate
 from kymo.processors.chain import Chain, PerWindow
+from kymo.processors.recipe.load import parse_recipe
 from kymo.processors.registry import make_step
 from kymo.processors.spec import Spec
 from kymo.processors.steps.conditioning import Filter, Normalise, Repair
@@ -28,6 +30,30 @@ from kymo.streams.readers import read
 DATA = Path(__file__).parents[4] / "shared" / "data"
 PHASIC = Filter(kind="highpass", cutoff_hz=0.05, lag_s=20.0)
 PULSE = Filter(kind="bandpass", cutoff_hz=(0.5, 8.0), lag_s=2.0)
+
+
+IBI = """
+name = "heart"
+[[input]]
+stream = "eda"
+rate_hz = 4
+channels = ["eda"]
+[[input]]
+stream = "ibi"
+rate_hz = 0
+channels = ["ibi"]
+sample = "mean"
+required = false
+[join]
+rate_hz = 4
+grid = "eda"
+[window]
+length_s = 30
+hop_s = 10
+[[window.steps]]
+step = "features"
+measures = ["ibi.ibi_rate", "ibi.ibi_rmssd", "eda.mean"]
+"""
 
 
 def through(signal: Any, rate: int, *specs: Spec) -> Any:
@@ -211,6 +237,20 @@ def test_features_of_a_window() -> None:
     np.testing.assert_allclose(window.data[0, [0, 1, 2, 3, 5]], [*wanted, data[-1, 0]])
     neurokit2 = pytest.importorskip("neurokit2")
     assert window.data[0, 4] == pytest.approx(neurokit2.hrv_time(beats, sampling_rate=64)["HRV_RMSSD"].iloc[0])
+
+
+def test_heart_rate_from_intervals_that_a_wristband_tells() -> None:
+    recipe = parse_recipe(IBI)
+    beats_s = np.cumsum(np.random.default_rng(4).uniform(0.7, 0.9, 60))
+    intervals_s = np.diff(beats_s, prepend=0)
+    eda = Chunk(Header("s", 0, signal_format("eda", ("eda",), 4)), 0, np.ones((200, 1), np.float32))
+    ibi = Chunk(Header("s", 0, signal_format("ibi", ("ibi",), Fraction(0), "float64", ("s",))), 0, intervals_s[:, None])
+    ibi.times_ns, ibi.end, eda.end = (beats_s * 1e9).astype(np.int64), True, True
+    windows = run(recipe.chain, [ibi, eda])
+    inside = intervals_s[(beats_s >= 10) & (beats_s < 40)]
+    window = next(w for w in windows if w.start_index == 40)
+    wanted = [60 / inside.mean(), 1000 * np.sqrt((np.diff(inside) ** 2).mean()), 1]
+    np.testing.assert_allclose(window.data[0], wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
