@@ -1,4 +1,4 @@
-"""``kymo inspect`` and ``kymo plot``. In: paths. Out: what MCAP files hold, in words or JSON; a page, or a picture."""
+"""``kymo inspect`` and ``kymo plot``. In: paths. Out: what files hold, in words or JSON; a page, or a picture."""
 
 from __future__ import annotations
 
@@ -17,24 +17,38 @@ _LABELS = click.Path(path_type=Path, dir_okay=False)
 @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each file, one a line.")
 def inspect(paths: tuple[str, ...], as_json: bool) -> None:
-    """Say what MCAP files hold: topics, schemas, encodings, counts, rates, gaps.
+    """Say what files hold: topics and schemas of MCAP, what Kymo reads from others.
 
-    Any MCAP will do; times are those at which messages were logged. Folders are searched. What Kymo reads from a file, and how
-    it looks: kymo plot.
+    Any MCAP will do; times are those at which messages were logged. Of other files each recording is told, with its streams,
+    labels, and what was repaired, guessed or is doubtful. Folders are searched, for MCAP first. How it looks: kymo plot.
 
     Example: kymo inspect recording.mcap
     """
     from kymo.lab.look.arrays import SUFFIXES
-    from kymo.lab.look.summary import lines_of, mcap_summary
+    from kymo.lab.look.summary import lines_of, lines_of_recording, mcap_summary, recording_facts
+    from kymo.streams.errors import SourceError
+    from kymo.streams.readers import read
     from kymo.streams.readers.files import find
 
-    for number, file in enumerate(find(paths, SUFFIXES, SUFFIXES)):
-        name = file.system.unstrip_protocol(file.path)
-        summary = mcap_summary(name)
-        if as_json:
-            click.echo(json.dumps(asdict(summary), ensure_ascii=False))
-        else:
-            click.echo("\n" * (number > 0) + "\n".join(lines_of(summary)))
+    gap, others = "", list[str]()
+    for path in paths:
+        try:
+            files = list(find([path], in_folders=SUFFIXES))
+        except SourceError:
+            files = []
+        if not files or files[0].suffix not in SUFFIXES:
+            others.append(path)
+        for file in files if path not in others else ():
+            summary = mcap_summary(file.system.unstrip_protocol(file.path))
+            text = json.dumps(asdict(summary), ensure_ascii=False) if as_json else gap + "\n".join(lines_of(summary))
+            click.echo(text)
+            gap = "\n"
+    for recording in read(others, tell=lambda line: click.echo(line, err=True)) if others else ():
+        facts = recording_facts(recording)
+        click.echo(
+            json.dumps(facts, ensure_ascii=False) if as_json else gap + "\n".join(lines_of_recording(recording, facts))
+        )
+        gap = "\n"
 
 
 @click.command("plot")

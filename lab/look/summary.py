@@ -1,4 +1,4 @@
-"""``kymo inspect``: what an MCAP file holds. In: any MCAP. Out: its topics with schema, encoding, count, rate, gaps.
+"""``kymo inspect``: what a file holds. In: any MCAP, a recording. Out: topics with schema, encoding, count, rate, gaps; streams, labels.
 
 Times are those at which messages were logged, ns. A gap is a step of more than 1.5 times the usual (median) one; a topic whose
 steps vary by more than half of it has no rate to keep, and none is told.
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mcap.records import Channel, Schema
@@ -24,7 +25,8 @@ from kymo.streams.errors import SourceError
 from kymo.streams.labels.labels import LabelsJson
 from kymo.streams.readers.files import File, find
 from kymo.streams.readers.mcap_scan import Scan
-from kymo.streams.words import NS
+from kymo.streams.recording import Recording
+from kymo.streams.words import NS, some
 
 _SPREAD = 0.5
 _HEAD = ("topic", "messages", "rate (Hz)", "gaps", "missing", "encoding", "schema")
@@ -195,6 +197,48 @@ def lines_of(summary: McapSummary) -> list[str]:
     out += [f"metadata: {name} = {text}" for name, text in summary.metadata.items()]
     out += [f"damaged: {note}" for note in summary.notes]
     return out[:-1] if not out[-1] else out
+
+
+def recording_facts(recording: Recording) -> dict[str, Any]:
+    """What a recording holds."""
+    streams = [
+        {
+            "stream": (fmt := stream.header.format).stream,
+            "samples": stream.count,
+            "rate_hz": float(fmt.rate) or None,  # None of an irregular one
+            "gaps": len(stream.pieces) - 1,
+            "missing": int(np.isnan(stream.data).any(axis=-1).sum()) if stream.data.dtype.kind == "f" else 0,
+            "channels": fmt.channels,
+            "units": fmt.units,
+            "start_ns": stream.start_ns,
+            "end_ns": stream.end_ns,
+        }
+        for stream in recording.streams
+    ]
+    labels = dict[str, dict[str, int]]()
+    for label in recording.labels:
+        classes = labels.setdefault(label.set, {})
+        classes[label.label] = classes.get(label.label, 0) + 1
+    about = {name: getattr(recording, name) for name in ("session", "subject", "path", "metadata", "notes")}
+    return about | {"streams": streams, "labels": labels}
+
+
+def lines_of_recording(recording: Recording, facts: Mapping[str, Any]) -> list[str]:
+    lasts = duration((recording.end_ns - recording.start_ns) / NS).replace("\u00a0", " ")
+    of_whom = f" of {recording.subject}" if recording.subject not in (None, recording.session) else ""
+    out = [f"{recording.session}{of_whom}: {lasts}, from {_moment(recording.start_ns)} ({recording.path})", ""]
+    rows = [("stream", "samples", "rate (Hz)", "gaps", "missing", "lasts", "channels")]
+    for row in facts["streams"]:
+        rate = f"{row['rate_hz']:.4g}" if row["rate_hz"] else "irregular"
+        units = f" ({', '.join(dict.fromkeys(row['units']))})" if any(row["units"]) else ""
+        seconds = duration((row["end_ns"] - row["start_ns"]) / NS).replace("\u00a0", " ")
+        counts = (f"{row['samples']:,}", rate, *(f"{row[name]:,}" for name in ("gaps", "missing")))
+        rows.append((row["stream"], *counts, seconds, some(row["channels"], 8) + units))
+    out += [*_table(rows), ""]
+    for name, classes in facts["labels"].items():
+        out.append(f"labels `{name}`: {some([f'{label} ({count})' for label, count in classes.items()], 12)}")
+    out += [f"{name}: {text}" for name, text in recording.metadata.items()]
+    return out + [f"note: {note}" for note in recording.notes]
 
 
 def _moment(time_ns: int) -> str:

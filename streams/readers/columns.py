@@ -232,7 +232,7 @@ class ColumnRoles:
     def _streams(self, free: Sequence[str]) -> tuple[InputOptions, ...]:
         """Streams that the columns make, each with its channels; `free` columns are those of an input that names none."""
         names, path, options = self._names, self._path, self._options
-        requested = requested_inputs(options, path) or (InputOptions(_DEFAULT_STREAM),)
+        requested = requested_inputs(options, path) or (InputOptions(self._table.facts.stream or _DEFAULT_STREAM),)
         present = [item for item in requested if not item.channels or any(name in names for name in item.channels)]
         several = len(options.inputs) > 1
         if not present:

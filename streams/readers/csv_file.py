@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def read_csv(file: File, options: ReadOptions) -> Iterator[Recording]:
         raw.seek(0)
         text = io.TextIOWrapper(raw, encoding=encoding, newline="")
         try:
-            yield from read_table(_CsvTable(text, file, size > _TOGETHER_BYTES), options)
+            yield from read_table(CsvTable(text, file, size > _TOGETHER_BYTES), options)
         except UnicodeError as error:
             raise SourceError(f"is no whole text in {encoding} ({error}); save it as UTF-8", file.path) from None
         except csv.Error as error:
@@ -60,10 +60,10 @@ def _encoding(start: bytes) -> str:
     return "utf-8-sig"
 
 
-class _CsvTable(Table):
+class CsvTable(Table):
     """One file: finds out how it writes its cells, then reads block after block."""
 
-    def __init__(self, text: io.TextIOWrapper, file: File, long: bool) -> None:
+    def __init__(self, text: TextIO, file: File, long: bool) -> None:
         head = find_head(text.readlines(_HEAD_BYTES), file.path, PurePath(file.path).stem)
         names = head.names
         # pandas writes its index without a name.
@@ -90,7 +90,7 @@ class _CsvTable(Table):
         self._sample = whole if 2 * len(whole) >= len(sample) else sample
         self.cell_units = {names[i]: unit for i, unit in numbers.units.items()}
         units = {name: known_unit(unit) for name, unit in self.cell_units.items()} | head.units
-        self.facts = Facts(head.rate, units, head.start_ns)
+        self.facts = Facts(head.rate, units, head.start_ns, stream=head.stream)
         if head.rate is None and (beside := facts_beside(file, names)).rate:
             self.facts = beside._replace(units={**beside.units, **units}, start_ns=head.start_ns)
         self.notes = [*head.notes]
@@ -187,7 +187,8 @@ class _CsvTable(Table):
         times = [roles.time] if roles.time and not roles.parts else []
         texts |= {name: self._numbers.texts(columns[name], at[name]) for name in times}
         numbers = np.array(rows, np.int64)
-        return Block(numbers, np.column_stack(values), texts, roles.times(texts, numbers))
+        samples = np.column_stack(values) if self._head.size == 1 else np.column_stack(values) * self._head.size
+        return Block(numbers, samples, texts, roles.times(texts, numbers))
 
     def _columns_by_numpy(
         self, lines: list[str], first: int, roles: ColumnRoles

@@ -56,6 +56,7 @@ class Facts(NamedTuple):
     units: Mapping[str, str] = {}  # by column
     start_ns: int = 0  # time of the first sample, or from which the times count
     source: str = "the head of the file"  # what says the rate
+    stream: str = ""  # what it is, where that is known
 
 
 def rate_in(preface: Sequence[str]) -> Fraction | None:

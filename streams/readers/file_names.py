@@ -28,9 +28,12 @@ _SENSOR = re.compile(
     "(watch|wrist|headphones?)?(acc(el)?|(total|linear)?accelerat(ion|ometer)|accelerometer(uncalibrated)?|linearaccelerometer|gravity|gyro?|gyroscope(uncalibrated)?"
     "|mag|magnetometer(uncalibrated)?|magneticfield|orientation|attitude|(game)?rotation(vector)?|(device|wrist|watch)motion|baro(meter)?"
     "|pressure|light(sensor)?|proximity|location|gps|compass|heading|heartrate|hr|pedometer|stepcounter|microphone|audiolevel|humidity"
-    "|(ambient)?temp(erature)?|battery|bvp|eda|gsr|ppg|ecg|emg|eeg|resp|ibi|tags|imu|pupil|gaze)"
+    "|(ambient)?temp(erature)?|battery|bvp|eda|gsr|ppg|ecg|emg|eeg|resp|ibi|tags|imu|pupil(s|positions|lometry|diameter)?|3deyestates|eyetrack(er|ing)|gaze)"
 )
+_EYES = re.compile("pupil|3deye|eyetrack")
 _OF_STREAMS = ".mcap"
+#: Suffixes of workbooks.
+WORKBOOKS = (".xlsx", ".xlsm")
 
 
 @cache
@@ -96,6 +99,8 @@ def with_streams(files: Iterable[File], options: ReadOptions | None) -> list[Fil
     certain = set[str]()
     for file in files:
         streams[file] = "", ""
+        if file.no_recording:
+            continue
         if tells_streams(pattern):
             streams[file] = _stream_by(pattern, file.path, inputs)
         elif stream := asked_stream(file.place.stem, asked):
@@ -105,9 +110,11 @@ def with_streams(files: Iterable[File], options: ReadOptions | None) -> list[Fil
             and file.suffix != _OF_STREAMS
             and _SENSOR.fullmatch("".join(words := _words(file.place.stem)))
         ):
-            streams[file] = "_".join(words), file.folder
+            streams[file] = "pupil" if _EYES.match("".join(words)) else "_".join(words), file.folder
             continue
         certain.add(streams[file][1])
+    if not tells_streams(pattern):
+        _add_devices(streams)
     counts = Counter(place for place in streams.values() if all(place))
     several = Counter(part_of for _, part_of in counts)
     twice = {part_of for (_, part_of), count in counts.items() if count > 1}
@@ -119,8 +126,34 @@ def with_streams(files: Iterable[File], options: ReadOptions | None) -> list[Fil
     ]
 
 
+def _add_devices(streams: dict[File, tuple[str, str]]) -> None:
+    """Let a folder be one session where files of sensors, or a workbook with a signal, lie beside one folder or zip file of others."""
+    for outer in {file.folder for file in streams if file.in_folder}:
+        beside = {stream for stream, place in streams.values() if stream and place == outer}
+        inner = [file for file, (_, place) in streams.items() if place.startswith(f"{outer}/")]
+        names = beside | {streams[file][0] for file in inner}
+        books = [
+            file for file in streams if file.folder == outer and file.suffix in WORKBOOKS and not file.no_recording
+        ]
+        if not names or len({streams[file][1] for file in inner}) > 1:
+            continue
+        if len(books) == 1 and _holds_signal(books[0]):
+            # It has what the wristband's file has, and labels.
+            streams[books[0]] = "eda.sheet" if "eda" in names else "eda", outer
+            beside.add(streams[books[0]][0])
+        if beside and beside.isdisjoint(streams[file][0] for file in inner):
+            streams |= {file: (streams[file][0], outer) for file in inner}
+
+
+def _holds_signal(file: File) -> bool:
+    from kymo.streams.readers.xlsx_file import holds_signal
+
+    return holds_signal(file)
+
+
 def _words(name: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    return ["temperature" if word == "temp" else word for word in words]
 
 
 def asked_stream(name: str, streams: Sequence[str]) -> str:

@@ -8,8 +8,10 @@ It is written on another machine, so its files are looked for without their firs
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 from kymo.streams.errors import SourceError
 from kymo.streams.files import write_whole
-from kymo.streams.readers.file_names import with_streams
+from kymo.streams.readers.file_names import WORKBOOKS, with_streams
 from kymo.streams.readers.foreign import LOOKED_AT, foreign_format, foreign_json
 from kymo.streams.readers.zip_file import SUFFIX as ZIP_SUFFIX
 from kymo.streams.readers.zip_file import ZipFolder
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 class FileFormat(NamedTuple):
     reader: str  # ``module:function`` that makes Recordings of a File and ReadOptions; loaded when it is needed
     suffixes: tuple[str, ...]
-    holds: Callable[[bytes], bool] = lambda start: True  # whether a file is of that format, by its first bytes
+    holds: Callable[[bytes], bool] | None = None  # whether a file is of that format, by its first bytes
 
     def read(self, file: File, options: ReadOptions) -> Iterator[Recording]:
         module, _, function = self.reader.partition(":")
@@ -46,6 +48,7 @@ FORMATS = (
     FileFormat("kymo.streams.readers.csv_file:read_csv", (".csv", ".tsv", ".txt")),
     FileFormat("kymo.streams.readers.parquet_file:read_parquet", (".parquet", ".pq")),
     FileFormat("kymo.streams.readers.mcap_file:read_mcap", (".mcap",)),
+    FileFormat("kymo.streams.readers.xlsx_file:read_xlsx", WORKBOOKS, lambda start: start.startswith(b"PK\x03\x04")),
 )
 #: Suffixes of files that can be read.
 SUFFIXES = tuple(dict.fromkeys(suffix for row in FORMATS for suffix in row.suffixes))
@@ -54,10 +57,12 @@ _TEXT = ".txt"
 FOLDER_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != _TEXT)
 EXPERIMENT_SUFFIX = ".json"
 #: Suffixes of an experiment's recordings: the first that is there counts.
-_RECORDED = tuple(dict.fromkeys(suffix for row in reversed(FORMATS) for suffix in row.suffixes))
+_RECORDED = tuple(dict.fromkeys(suffix for row in reversed(FORMATS[:-1]) for suffix in row.suffixes))
 LABELS_SUFFIX = ".labels.json"
 _HARDLY = (".html", ".htm", ".xml", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".pkl", ".npy", ".npz")
 _MOST_PLACES = 8  # that an error names
+_LOCK, _OF_LOCK = "~$", "is no workbook, but the mark of a program that has one open"
+_COPY = re.compile(r"[ _-]+(\(\d+\)|copy)$", re.IGNORECASE)
 
 
 class Disk:
@@ -91,6 +96,7 @@ class File:
     in_folder: bool = False  # whether nobody named it: it was there in a folder
     stream: str = ""  # what it holds of its session, where that is several files
     part_of: str = ""  # what these have in common: their folder, or the path without what says the stream
+    no_recording: str = ""  # why it is passed over
 
     @property
     def place(self) -> PurePosixPath:
@@ -124,13 +130,15 @@ class File:
 
 def format_of(file: File) -> FileFormat:
     """What reads a file that :func:`find` gave: by its suffix, where that says nothing as text."""
+    if file.no_recording:
+        raise SourceError(file.no_recording, file.path)
     rows = [row for row in FORMATS if file.suffix in row.suffixes]
     with file.open() as raw:
         start = raw.read(LOOKED_AT)
-    if foreign := foreign_format(start, file.suffix, bool(rows)):
+    certain = next((row for row in rows if row.holds and row.holds(start)), None)
+    if not certain and (foreign := foreign_format(start, file.suffix, bool(rows))):
         raise SourceError(foreign, file.path)
-    rows = rows or [row for row in FORMATS if _TEXT in row.suffixes]
-    return next((row for row in rows if row.holds(start)), rows[-1])
+    return certain or next(row for row in (*rows, *FORMATS) if not row.holds)
 
 
 def find(
@@ -202,21 +210,40 @@ def _files_of(
         # Of any recording, what a file holds says what it is.
         if suffix not in suffixes and (suffixes is not SUFFIXES or system is not DISK):
             raise SourceError(f"cannot read {suffix or 'a file without suffix'}; known are {', '.join(suffixes)}", path)
-        return [File(place, system=system)]
+        lock = PurePosixPath(place).name.startswith(_LOCK)
+        return [File(place, system=system, in_folder=lock, no_recording=_OF_LOCK * lock)]
     files = list[File]()
     for name in (name for name in names if not _hidden(name, place)):
         suffix = PurePosixPath(name).suffix.lower()
         if suffix in in_folders:
-            files.append(File(name, system=system, in_folder=True))
+            files.append(File(name, system=system, in_folder=True, no_recording=_passed_over(name, names, system)))
         elif suffix == ZIP_SUFFIX and system is DISK:
             with contextlib.suppress(SourceError):  # it is told by :func:`not_read`
-                files += _zipped(name, in_folders)
+                members = _zipped(name, in_folders)
+                beside = [f"{name[: -len(ZIP_SUFFIX)]}/{file.path[len(name) + 1 :]}" for file in members]
+                if all(map(system.isfile, beside)) and [Path(path).stat().st_size for path in beside] == [
+                    file.system.size(file.path) for file in members
+                ]:
+                    what = f"holds what is unpacked in {Path(name).stem}"
+                    members = [File(name, in_folder=True, no_recording=what)] * bool(members)
+                files += members
     if not files:
         foreign = not_read(Path(place))[:1] if system is DISK else []
         also = "".join(f"; {Path(str(error.path)).name} {error.message}" for error in foreign)
         known = ", ".join(in_folders)
         raise SourceError(f"the folder holds no file that can be read ({known}){also}", path)
     return files
+
+
+def _passed_over(name: str, names: Sequence[str], system: Any) -> str:
+    """Why a file of a folder is none of its recordings: a lock of a program, or a copy; empty where it is."""
+    place = PurePosixPath(name.replace("\\", "/"))
+    if place.name.startswith(_LOCK):
+        return _OF_LOCK
+    first = str(place.with_name(_COPY.sub("", place.stem) + place.suffix))
+    if first == str(place) or first not in names or system is not DISK:
+        return ""
+    return f"is a copy of {Path(first).name}" if filecmp.cmp(name, first, shallow=False) else ""
 
 
 def _zipped(path: str, in_folders: Sequence[str]) -> list[File]:

@@ -61,8 +61,8 @@ _FORMATS = (
     _Foreign("Avro (EmbracePlus)", f"`fastavro.reader(open(FILE, 'rb'))`: {_ROWS}", ".avro", rb"Obj\x01"),
     _Foreign("TFRecord", f"`tensorflow.data.TFRecordDataset(FILE)`: {_ROWS}", ".tfrecord .tfrecords"),
     _Foreign("Arrow (Feather)", "`pandas.read_feather(FILE).to_parquet('a.parquet')`", ".feather .arrow", rb"(ARROW1|FEA1)\0"),
-    _Foreign("an Excel or other workbook", f"save it as CSV, or `pandas.read_excel(FILE){_SAVE}`", ".xlsx .xlsm .ods .numbers"),
-    _Foreign("an old Excel workbook", "save it as CSV", ".xls", rb"\xd0\xcf\x11\xe0"),
+    _Foreign("a workbook", f"save it as CSV, or `pandas.read_excel(FILE){_SAVE}`", ".ods .numbers .xlsb"),
+    _Foreign("an old Excel workbook, or one with a password", "save it as .xlsx or CSV, without", ".xls", rb"\xd0\xcf\x11\xe0"),
     _Foreign("a table of a statistics program", "save it as CSV there", ".sav .dta .sas7bdat .rds .rdata"),
     _Foreign("acquisition data of Edge Impulse", f"`cbor2.load`: {_ROWS}", ".cbor"),
     _Foreign("JSON in lines", "`kymo prepare phone FILE OUT` makes MCAP of rows of a phone's sensors", ".jsonl .ndjson", rb'\s*\{\s*"'),
@@ -71,7 +71,7 @@ _FORMATS = (
     _Foreign("sound", f"`scipy.io.wavfile.read(FILE)`: {_ROWS}", ".mp3 .m4a .flac .ogg .wav", rb"(?s:RIFF....WAVE)|fLaC|OggS|ID3[\0-\x08]"),
     _Foreign("a picture", "the numbers that it shows are needed as a table",
              ".gif .tif .tiff .bmp .svg .png .jpg .jpeg .pdf", rb"\x89PNG|\xff\xd8\xff|%PDF|GIF8"),
-    _Foreign("a packed file (zip, gzip …; Excel's workbooks are such, too)", "unpack it first, save a workbook as CSV",
+    _Foreign("a packed file (zip, gzip …; Excel's workbooks are such, too)", "unpack it first; the name of a workbook ends in .xlsx",
              ".zip .gz .tar .tgz .bz2 .xz .7z .rar .zst", rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!|BZh\d|\xfd7zXZ|\x28\xb5\x2f\xfd"),
 )  # fmt: skip
 _NOT_THE_FILE = _FORMATS[:3]

@@ -38,14 +38,17 @@ _CLOSING_ROWS = 50  # a quoted name ends within so many
 _SAMPLE_ROWS = 200
 _WHOLE = 2**17  # a file of fewer characters is here as a whole
 _EVEN, _COUNTED = 0.9, 0.75  # so many steps are about the middle one, or are 1
-#: Of Empatica's files, by their name: channels, and the unit. Of the wristband's acceleration 64 are 1 g.
+#: Of Empatica's files, by their name: stream, channels, and the unit. Of the wristband's acceleration 64 are 1 g.
 _EMPATICA = {
-    "acc": (("x", "y", "z"), "1/64 g"),
-    "eda": (("eda",), "uS"),
-    "temp": (("temp",), "°C"),
-    "hr": (("hr",), "bpm"),
-    "bvp": (("bvp",), ""),
+    "acc": ("acc", ("x", "y", "z"), "g"),
+    "eda": ("eda", ("eda",), "uS"),
+    "temp": ("temperature", ("temperature",), "°C"),
+    "hr": ("hr", ("hr",), "bpm"),
+    "bvp": ("bvp", ("bvp",), ""),
 }
+_G = 1 / 64
+_COPY = re.compile(r"[ _-]*(\(\d+\)|copy)$", re.IGNORECASE)
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d+\s*(;\s*(-?\d+,\d+|IBI)\s*)*")
 _FASTEST_HZ = 20_000
 
 Cells = Sequence[Sequence[str]]
@@ -61,6 +64,8 @@ class TableHead:
     below: list[str]  # the lines behind
     rate: Fraction | None = None  # samples per second, where it is said; 0 where they have times of their own
     start_ns: int = 0  # time of the first sample, or from which times count, where it is said
+    stream: str = ""  # what it is, where that is known
+    size: float = 1.0  # of what its numbers count, in its unit
     ending: str = ""  # with which lines end besides
     further: str = ""  # what is to be read behind each
     units: dict[str, str] = field(default_factory=dict)  # by column
@@ -139,30 +144,41 @@ def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
 
 def _empatica(lines: Sequence[str], first: int, path: Path | str, name: str) -> TableHead | None:
     """The head of a file whose first row is the time at which it starts and whose second one is the rate."""
-    rows = [cells_in(line, ",") for line in lines[first : first + 6] if line.strip()]
-    if name.lower() == "tags" and all(len(row) == 1 and _unix_unit(row[0]) == 1 for row in rows):
+    key, begin = _COPY.sub("", name).lower(), [line for line in lines[first : first + 6] if line.strip()]
+    # A table program of another country has saved it.
+    delimiter = ";" if all(map(_DECIMAL_COMMA.fullmatch, begin[:2])) else ","
+    rows = [[cell.replace(",", ".") for cell in cells_in(line, delimiter)] for line in begin]
+    if key == "tags" and all(len(row) == 1 and _unix_unit(row[0]) == 1 for row in rows):
         note = "its rows are the times of tags, as wristbands of Empatica write them: `tag` is 1 at each"
-        return TableHead(first, ",", ["t", "tag"], list(lines[first:]), Fraction(0), further=",1", notes=[note])
+        head = TableHead(first, delimiter, ["t", "tag"], list(lines[first:]), Fraction(0), stream="tags", notes=[note])
+        head.further = f"{delimiter}1"
+        return head
     if len(rows) < 2 or not rows[0] or not (per_second := _unix_unit(rows[0][0])):
         return None
     start_ns = round(Fraction(rows[0][0]) * NS / per_second)
     if [cell.upper() for cell in rows[0][1:]] == ["IBI"]:
         note = f"row {first + 1} is the start, from which beats are counted, as wristbands of Empatica write it"
         below = list(lines[first + 1 :])
-        return TableHead(first + 1, ",", ["t", "ibi"], below, Fraction(0), start_ns, units={"ibi": "s"}, notes=[note])
+        head = TableHead(first + 1, delimiter, ["t", "ibi"], below, Fraction(0), start_ns, "ibi", notes=[note])
+        head.units = {"ibi": "s"}
+        return head
     starts, rates = ({*row} for row in rows[:2])
+    if len(rows) == 2 and key in _EMPATICA and len(starts) == len(rates) == 1:
+        raise EmptyFileError("has a start and a rate but no sample", path)
     if len(starts) > 1 or len(rates) > 1 or len({*map(len, rows)}) > 1 or len(rows) < 3:
         return None
     rate = rates.pop()
     if not is_number(rate) or not 0 < float(rate) <= _FASTEST_HZ or not all(map(is_number, chain(*rows))):
         return None
-    key, width = name.lower(), len(rows[0])
-    names, unit = _EMPATICA.get(key, ((), ""))
+    width = len(rows[0])
+    stream, names, unit = _EMPATICA.get(key, ("", (), ""))
     if len(names) != width:
-        names, unit = (("x", "y", "z") if width == 3 else tuple(f"c{n + 1}" for n in range(width))), ""
+        stream, names, unit = "", (("x", "y", "z") if width == 3 else tuple(f"c{n + 1}" for n in range(width))), ""
     row = first + 1 + next(n for n, line in enumerate(lines[first + 1 :], 1) if line.strip())
-    head = TableHead(row, ",", list(names), list(lines[row:]), Fraction(rate))
-    head.start_ns = start_ns
+    head = TableHead(row, delimiter, list(names), list(lines[row:]), Fraction(rate), start_ns, stream)
+    if stream == "acc":
+        head.size = _G
+        head.notes.append("its numbers are 1/64 g each: read in g")
     head.units = dict.fromkeys(names, unit) if unit else {}
     head.notes.append(f"rows {first + 1} and {row} are the start and the rate, as wristbands of Empatica write them")
     return head

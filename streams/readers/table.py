@@ -16,6 +16,7 @@ from kymo.streams.errors import EmptyKeepError, SourceError
 from kymo.streams.labels.labels import Label, canonical, identity, interval, rename
 from kymo.streams.readers import grid
 from kymo.streams.readers.columns import Block, ColumnRoles, Int, Table
+from kymo.streams.readers.eyes import with_pupils
 from kymo.streams.recording import InputOptions, ReadOptions, Recording, StreamData
 from kymo.streams.words import NS, brief, many
 
@@ -28,6 +29,7 @@ _ON_GRID, _MOST_ON_GRID = 0.25, 0.95  # samples from the grid, and so many of th
 
 def read_table(table: Table, options: ReadOptions) -> Iterator[Recording]:
     """Recordings of a table; where it is long, each as soon as it is complete."""
+    table, options = with_pupils(table, options)
     roles = ColumnRoles(table, options)
     gatherer = _Gatherer(table, roles, options)
     for block in table.blocks(roles):

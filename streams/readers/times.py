@@ -407,7 +407,8 @@ class TimeColumn:
         if self._named and (self._unit in (None, NS) or ("size" not in how and not self._rate)):  # `t` is in seconds
             self._unit = self._named
             low, high = _LIKELY_STEPS[_MS]
-            if low <= step <= high and not self._rate and (numbers == np.rint(numbers)).all():
+            whole = (numbers == np.rint(numbers)).all() and middle < OUR_DAYS_S[0]
+            if low <= step <= high and not self._rate and whole:
                 self._notes.append(
                     f"`{self.column}` is read as seconds, its steps are {step:g}; if they are ms, name it `time_ms`"
                 )

@@ -15,7 +15,8 @@ from pathlib import Path, PurePath
 from kymo.streams.codec import CHUNK_SCHEMA
 from kymo.streams.errors import EmptyFileError, SourceError
 from kymo.streams.labels.labels import Label, LabelsJson
-from kymo.streams.readers.file_names import add_what_the_name_says, tells_streams
+from kymo.streams.readers.doubts import doubts, hours_between
+from kymo.streams.readers.file_names import WORKBOOKS, add_what_the_name_says, tells_streams
 from kymo.streams.readers.files import LABELS_SUFFIX, File, format_of
 from kymo.streams.readers.foreign import LOOKED_AT
 from kymo.streams.recording import InputOptions, ReadOptions, Recording, StreamData, moved, shifted
@@ -37,7 +38,7 @@ _MCAP, _PARQUET = (".mcap",), (".parquet", ".pq")
 
 def of_streams(files: Sequence[File], options: ReadOptions, errors: list[SourceError]) -> Iterator[Recording]:
     """Recordings of files that hold a stream each; what cannot be read is added to the errors."""
-    inputs = {file: _inputs_of(file.stream, options) for file in files}
+    inputs = {file: _inputs_of(file.stream, options, {file.stream for file in files}) for file in files}
     parts, refused, silent = dict[str, list[Recording]](), list[SourceError](), dict[File, SourceError]()
     if not any(inputs.values()):
         yield from _by_channels(files, options, errors)
@@ -88,7 +89,7 @@ def _witnesses(files: Sequence[File], session: str, options: ReadOptions) -> Ite
             with file.open() as raw:
                 start = raw.read(LOOKED_AT)
             # A table that is no text has its names elsewhere.
-            if file.suffix in _PARQUET or any(name.encode() in start for name in options.label_columns):
+            if file.suffix in (*_PARQUET, *WORKBOOKS) or any(name.encode() in start for name in options.label_columns):
                 parts = format_of(file).read(
                     file, replace(options, inputs=(InputOptions(file.stream),), stream_name=None)
                 )
@@ -126,12 +127,12 @@ def _by_channels(files: Sequence[File], options: ReadOptions, errors: list[Sourc
         raise SourceError(wrong, files[0].part_of)
 
 
-def _inputs_of(stream: str, options: ReadOptions) -> tuple[InputOptions, ...]:
-    """What is read of a stream that a file is: as the recipe says, or all."""
+def _inputs_of(stream: str, options: ReadOptions, there: Collection[str]) -> tuple[InputOptions, ...]:
+    """What is read of a stream that a file is: as the recipe says, or all; nothing where another file is what the recipe names."""
     if options.stream_name not in (None, stream):
         return ()
     item = input_of(stream, options.inputs) if options.inputs else InputOptions(stream)
-    return (replace(item, stream=stream),) if item else ()
+    return (replace(item, stream=stream),) if item and (item.stream == stream or item.stream not in there) else ()
 
 
 def _names_of(recording: Recording) -> set[str]:
@@ -218,6 +219,8 @@ def _on_one_clock(
             seconds = apart_ns / NS
             apart = f"{seconds / 86_400:.1f} days" if seconds > 86_400 else f"{seconds:.1f} s"
             wrong = f"shares no time with {name} ({apart} between them): is its clock another one?"
+            if hours := hours_between(part.start_ns + later_ns, most.start_ns):
+                wrong += f" It begins {hours:+d} h from that, as local times do: try offset_ms = {-3_600_000 * hours} for its input"
             errors.append(SourceError(wrong, part.path))
         else:
             kept.append(shifted(part, most.start_ns - part.start_ns))
@@ -240,6 +243,7 @@ def _with_labels(
     for key in options.label_keys:
         for file_and_offset in labelled:
             _add_labels(recording, *file_and_offset, key, options)
+    recording.notes += doubts(recording)
     if options.file_names is not None:
         label_set = options.label_column or options.label_key or "label"
         add_what_the_name_says(recording, file.path, options, label_set)
@@ -332,6 +336,8 @@ class ToCome:
 
 def _names_in(file: File) -> bytes | None:
     """The part of a file in which names of columns, or of topics, stand; None where they may stand elsewhere, or columns have none."""
+    if file.suffix in WORKBOOKS:
+        return None
     with file.open() as raw:
         start = raw.read(_START)
         if file.suffix not in (*_MCAP, *_PARQUET):

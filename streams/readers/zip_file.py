@@ -40,6 +40,10 @@ class ZipFolder:
     def isfile(self, path: str) -> bool:
         return path in self._members
 
+    def size(self, path: str) -> int:
+        """Bytes of a member, unpacked."""
+        return self._members[path].file_size
+
     def open(self, path: str, _: str = "rb") -> IO[bytes]:
         """The bytes of a member, as they are unpacked."""
         if (member := self._members.get(path)) is None:

@@ -282,7 +282,7 @@ def test_streams_that_every_recording_has_are_joined(tmp_path: Path) -> None:
     assert result.stdout.splitlines()[0] == (
         "recipes/wrist.toml: 3 recordings, bvp at 64 Hz and eda at 4 Hz, 6 channels (x, y, z, x, y, z), windows of 5 s every 2.5 s"
     )
-    assert "took streams bvp, eda; also there: temp (choose with --stream)" in result.stderr
+    assert "took streams bvp, eda; also there: temperature (choose with --stream)" in result.stderr
     recipe = made("wrist")
     assert [(table.stream, table.rate_hz, table.required) for table in recipe.inputs] == [
         ("bvp", 64, False),

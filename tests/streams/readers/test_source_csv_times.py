@@ -145,7 +145,10 @@ def test_streams_of_different_rates_side_by_side(write: Write) -> None:
         ("eda", 16, 4),
         ("bvp", 256, 64),
     ]
-    assert recording.notes == ["no column of stream `pupil`: read without it"]
+    assert recording.notes == [
+        "no column of stream `pupil`: read without it",
+        "eda: its middle is 120 uS, as where it is in kΩ or nS, doubtful",
+    ]
     assert [(label.start_ns, label.end_ns) for label in recording.labels] == [(0, 4 * 10**9)]
 
 

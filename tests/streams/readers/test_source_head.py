@@ -281,7 +281,7 @@ def test_of_names_in_json_the_outer_come_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "width", "channels", "units"),
     [
-        ("ACC", 3, ("x", "y", "z"), "1/64 g"),
+        ("ACC", 3, ("x", "y", "z"), "g"),
         ("EDA", 1, ("eda",), "uS"),
         ("BVP", 1, ("bvp",), ""),
         ("other", 1, ("c1",), ""),
