@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -23,8 +24,9 @@ from kymo.streams.words import NS
 _NO_TIMES = np.empty(0, np.int64)
 
 
+@lru_cache(maxsize=1024)
 def fraction_of(step: str, rate: str, *, may_be_0: bool = False) -> Fraction:
-    """Read a rate, a fraction as text."""
+    """Read a rate, a fraction as text; asked for with every chunk."""
     try:
         number = Fraction(rate)
     except (ValueError, ZeroDivisionError, TypeError):
@@ -222,7 +224,7 @@ class BranchState:
         first, last = self._waiting[0], self._waiting[-1]
         if first is not last:
             data = np.concatenate([chunk.data for chunk in self._waiting])
-            last = replace(last, first_index=first.first_index, data=data)
+            last = Chunk(last.header, first.first_index, data, None, last.end)
         self._waiting.clear()
         return self._through(last)
 

@@ -25,7 +25,7 @@ from kymo.processors.branch import Branch, BranchState, fraction_of
 from kymo.processors.intake import EntryStage, runs_of, united
 from kymo.processors.samplers import SampleTimes
 from kymo.processors.spec import Spec, chain_digest, pack, pack_list, unpack, unpack_list
-from kymo.streams.chunk import Chunk, Format, Header
+from kymo.streams.chunk import Array, Chunk, Format, Header
 from kymo.streams.errors import FormatError
 from kymo.streams.schema import Name
 from kymo.streams.topics import input_of
@@ -166,6 +166,7 @@ class JoinStage(EntryStage):
         self.spec = spec
         self._by_stream = {branch.stream: BranchState(branch, spec.ticks) for branch in spec.branches}
         self._branches = list(self._by_stream.values())
+        self._fed: dict[str, BranchState | None] = {}  # by a stream's name, the branch that it may feed
         self._widths = spec.widths
         #: In which order inputs are asked for the grid's origin.
         (self._grid,) = (state for state in self._branches if state.spec.stream == spec.grid)
@@ -177,8 +178,7 @@ class JoinStage(EntryStage):
 
     def push(self, item: Chunk) -> list[Chunk]:
         """Take a chunk of any input; give the ticks that became whole."""
-        branch = self.spec.takes(item.stream)
-        branch_state = self._by_stream[branch.stream] if branch is not None else None
+        branch_state = self._branch_of(item.stream)
         if branch_state is None or branch_state.stream not in ("", item.stream):
             self.counts["unmatched"] += 1
             return []
@@ -199,6 +199,17 @@ class JoinStage(EntryStage):
         if item.end:
             branch_state.end()
         return self._advance()
+
+    def _branch_of(self, stream: str) -> BranchState | None:
+        if stream not in self._fed:
+            branch = self.spec.takes(stream)
+            self._fed[stream] = None if branch is None else self._by_stream[branch.stream]
+        return self._fed[stream]
+
+    def input_of(self, stream: str) -> str | None:
+        """Of which branch a stream is the input."""
+        branch_state = self._branch_of(stream)
+        return None if branch_state is None else branch_state.spec.stream
 
     def _add(self, branch_state: BranchState, rows: list[Chunk]) -> None:
         if self._origin_ns is None:
@@ -292,7 +303,12 @@ class JoinStage(EntryStage):
             self._look_for_origin()
         if self._origin_ns is None:
             return []
-        stops = [tick for branch_state in self._branches if (tick := branch_state.lacks) is not None]
+        stops = list[int]()
+        for branch_state in self._branches:
+            if (tick := branch_state.lacks) is not None:
+                if tick <= self._tick:  # so nothing leaves
+                    return []
+                stops.append(tick)
         if any(branch_state.behind for branch_state in self._branches):
             newest = max(branch_state.sampler.ready for branch_state in self._branches)
             stops += [newest - state.behind for state in self._branches if state.behind and not state.over]
@@ -318,12 +334,18 @@ class JoinStage(EntryStage):
         if not header.format.dtype.startswith("float"):
             yield from (Chunk(header, first, data) for first, data in self._grid.take_runs(start, stop))
             return
-        values = np.full((stop - start, *header.format.shape), np.nan, header.format.dtype)
-        there, some, at = np.ones(stop - start, bool), np.zeros(stop - start, bool), 0
-        absent: list[tuple[str, Mask]] = []
+        values, at = np.full((stop - start, *header.format.shape), np.nan, header.format.dtype), 0
+        parts = list[Array]()
         for branch_state, width in zip(self._branches, self._widths, strict=True):
-            part = values[..., at : at + width]
-            branch_state.take(start, part)
+            parts.append(values[..., at : at + width])
+            branch_state.take(start, parts[-1])
+            at += width
+        if not np.isnan(values).any():
+            yield Chunk(header, start, values)
+            return
+        there, some = np.ones(stop - start, bool), np.zeros(stop - start, bool)
+        absent: list[tuple[str, Mask]] = []
+        for branch_state, part in zip(self._branches, parts, strict=True):
             present = ~np.isnan(part.reshape(len(part), -1)).any(1)
             part[~present] = np.nan  # a block of which some is missing is missing
             if not branch_state.spec.counts_alone:
@@ -332,7 +354,6 @@ class JoinStage(EntryStage):
                 absent.append((branch_state.spec.stream, ~present))
             if branch_state.spec.required:
                 there &= present
-            at += width
         for stream, mask in absent:
             ranges = [(start + a, start + b, True) for a, b in runs_of(mask & there & some)]
             self.absent[stream] = united([*self.absent.get(stream, ()), *ranges])

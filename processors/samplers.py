@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from kymo.processors.intake import runs_of
 from kymo.processors.spec import pack, unpack
-from kymo.streams.chunk import Array, Chunk, Header, index_at, sample_time_ns
+from kymo.streams.chunk import Array, Chunk, Header
 from kymo.streams.errors import FormatError
 from kymo.streams.words import NS
 
@@ -38,6 +37,12 @@ class SampleTimes:
 
     origin_ns: int
     rate: Fraction
+    _ns: int = field(init=False, compare=False)  # so many ns every so many samples
+    _samples: int = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_ns", self.rate.denominator * NS)
+        object.__setattr__(self, "_samples", self.rate.numerator)
 
     @classmethod
     def of(cls, header: Header) -> SampleTimes:
@@ -46,17 +51,21 @@ class SampleTimes:
 
     def time(self, index: int) -> int:
         """Unix time of one sample, ns."""
-        return sample_time_ns(self.origin_ns, self.rate, index)
+        return self.origin_ns + index * self._ns // self._samples
 
     def first_at(self, time_ns: int) -> int:
         """Number of the first sample at or after a time."""
-        return index_at(self.origin_ns, self.rate, time_ns)
+        return -((self.origin_ns - time_ns) * self._samples // self._ns)
+
+    def count_in(self, ticks: SampleTimes) -> int:
+        """How many stand between two ticks, if that is a whole number."""
+        return self._samples * ticks._ns // (self._ns * ticks._samples)
 
     def times(self, indices: Any) -> Any:
         """:meth:`time` of rising indices, or of one."""
         if isinstance(indices, int):
             return self.time(indices)
-        num, den = self.rate.numerator, self.rate.denominator * NS
+        num, den = self._samples, self._ns
         widest = max(abs(int(indices[0])), abs(int(indices[-1])))
         if num * den >= _SAFE or widest * den // num + abs(self.origin_ns) >= _SAFE:
             indices = indices.astype(object)
@@ -68,7 +77,7 @@ class SampleTimes:
         """:meth:`first_at` of rising times, or of one."""
         if isinstance(times_ns, int):
             return self.first_at(times_ns)
-        num, den = self.rate.numerator, self.rate.denominator * NS
+        num, den = self._samples, self._ns
         if num * den >= _SAFE or max(abs(int(times_ns[0])), abs(int(times_ns[-1]))) + abs(self.origin_ns) >= _SAFE:
             times_ns = times_ns.astype(object)
         since = times_ns - self.origin_ns
@@ -127,7 +136,6 @@ def _from(stream: Stream, ticks: SampleTimes, numbers: Any) -> tuple[Any, Any]:
     return stream.first_at_each(ticks.times(numbers)), stream.first_at_each(ticks.times(numbers + 1))
 
 
-@lru_cache(maxsize=256)
 def samples_a_tick(stream: Fraction, ticks: Fraction) -> int:
     """How many samples a block holds."""
     ratio = stream / ticks
@@ -143,7 +151,7 @@ def _block(stream: Stream, ticks: SampleTimes, numbers: Any) -> tuple[Any, Any]:
     """So many samples from each tick on."""
     assert isinstance(stream, SampleTimes)
     first = stream.first_at_each(ticks.times(numbers))
-    return first, first + samples_a_tick(stream.rate, ticks.rate)
+    return first, first + stream.count_in(ticks)
 
 
 #: By way to sample, the range of samples that a tick rests on.
@@ -183,6 +191,8 @@ class Sampler:
 
     def _bind(self, header: Header) -> None:
         self._header, self._clock = header, SampleTimes.of(header)
+        if self.way == "block":
+            samples_a_tick(self._clock.rate, self.ticks.rate)
         self._takes_each = self._clock == self.ticks and self.way in _SINGLE
 
     @property
@@ -286,7 +296,7 @@ class Sampler:
     def _decide(self, stop: int) -> list[tuple[int, Array]]:
         """The values of ticks up to `stop`, where a sample that is there lies under them; forget what no later tick needs."""
         start, self.ready = self.ready, max(self.ready, stop)
-        values = [run for a, b in self._near(start, stop) for run in self._runs(np.arange(a, b))]
+        values = [run for a, b in self._near(start, stop) for run in self._runs(a, b)]
         drop = min(max(self._needed(self.ready) - self._first, 0), len(self._kept))
         if drop:
             self._first, self._kept, self._stamps = self._first + drop, self._kept[drop:], self._stamps[drop:]
@@ -318,18 +328,21 @@ class Sampler:
         runs = zip(starts[np.append(0, cuts)].tolist(), ends[np.append(cuts, len(ends)) - 1].tolist(), strict=True)
         return [(a, b) for a, b in runs if a < b]
 
-    def _runs(self, numbers: Ints) -> list[tuple[int, Array]]:
-        """The values of ticks, from the first on; of frames, which know no NaN, the runs of those that have one."""
-        if np.issubdtype(self._kept.dtype, np.floating):
-            return [(int(numbers[0]), self._values(numbers))]
-        stream = self._stream
+    def _runs(self, start: int, stop: int) -> list[tuple[int, Array]]:
+        """The values of ticks; of frames, which know no NaN, the runs of those that have one."""
+        if self._kept.dtype.kind == "f":
+            # Live, ticks come one by one: then plain numbers cost a tenth of arrays of one.
+            one = stop - start == 1 and self.reach_ns is None
+            return [(start, self._values(start if one else np.arange(start, stop)))]
+        stream, numbers = self._stream, np.arange(start, stop)
         first, _ = self._need(stream, self.ticks, numbers)
         ages_ns = abs(self.ticks.times(numbers) - stream.times(first))
         there = (first >= self._first) & (first < self._end) & (ages_ns <= self.reach_ns)
         at = np.asarray(first - self._first, np.int64)
         return [(int(numbers[a]), self._kept[at[a:b]]) for a, b in runs_of(np.asarray(there, bool))]
 
-    def _values(self, numbers: Ints) -> Array:
+    def _values(self, numbers: Any) -> Array:
+        """The values of ticks by number, or of one."""
         stream = self._stream
         first, end = self._need(stream, self.ticks, numbers)
         if self.way in ("hold", "nearest"):
@@ -338,23 +351,21 @@ class Sampler:
             before, after = self._rows(first), self._rows(end - 1)
             early, late = stream.times(first), stream.times(end - 1)
             after = self._within(late - early, after)
-            share = ((self.ticks.times(numbers) - early) / np.maximum(late - early, 1)).astype(np.float64)
+            share = np.asarray((self.ticks.times(numbers) - early) / np.maximum(late - early, 1), np.float64)
             share = share.reshape(-1, *[1] * (before.ndim - 1))
             line = before * (1 - share) + after * share
             return np.where(share == 0, before, line).astype(before.dtype)
         shape = self._kept.shape[1:]
         if self.way == "block":
-            assert isinstance(stream, SampleTimes)
-            each = samples_a_tick(stream.rate, self.ticks.rate)
-            rows = self._rows((first[:, None] + np.arange(each)).ravel())
-            return rows.reshape(len(numbers), each * math.prod(shape))
-        under = [
-            self._kept[max(a - self._first, 0) : max(b - self._first, 0)]
-            for a, b in zip(first.tolist(), end.tolist(), strict=True)
-        ]
+            starts = np.atleast_1d(first)
+            each = int(np.atleast_1d(end)[0] - starts[0])
+            rows = self._rows((starts[:, None] + np.arange(each)).ravel())
+            return rows.reshape(len(starts), each * math.prod(shape))
+        bounds = [(first, end)] if isinstance(first, int) else zip(first.tolist(), end.tolist(), strict=True)
+        under = [_finite(self._kept[max(a - self._first, 0) : max(b - self._first, 0)]) for a, b in bounds]
         if self.way == "count":
-            return np.array([len(_finite(rows)) for rows in under], self._kept.dtype)[:, None]
-        return np.stack([_mean(rows, shape) for rows in under]).astype(self._kept.dtype)
+            return np.array([len(rows) for rows in under], self._kept.dtype)[:, None]
+        return np.array([_mean(rows, shape) for rows in under]).astype(self._kept.dtype)
 
     def _within(self, ages_ns: Ints, rows: Array) -> Array:
         """The values that an irregular stream's reach allows."""
@@ -362,11 +373,14 @@ class Sampler:
             rows[ages_ns > self.reach_ns] = np.nan
         return rows
 
-    def _rows(self, indices: Ints) -> Array:
-        """Samples by number; NaN for those that are not there."""
-        rows = np.full((len(indices), *self._kept.shape[1:]), np.nan, self._kept.dtype)
-        there = (indices >= self._first) & (indices < self._end)
-        rows[there] = self._kept[(indices[there] - self._first).astype(np.int64)]
+    def _rows(self, indices: Any) -> Array:
+        """Samples by rising numbers, or one; NaN for those that are not there."""
+        at = np.atleast_1d(np.asarray(indices - self._first, np.int64))
+        if at[0] >= 0 and at[-1] < len(self._kept):
+            return self._kept[at]
+        rows = np.full((len(at), *self._kept.shape[1:]), np.nan, self._kept.dtype)
+        there = (at >= 0) & (at < len(self._kept))
+        rows[there] = self._kept[at[there]]
         return rows
 
     def snapshot(self) -> bytes:
@@ -388,11 +402,10 @@ class Sampler:
 
 def _finite(rows: Array) -> Array:
     """The samples that are there."""
-    good: Array = rows[np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))]
-    return good
+    good = np.isfinite(rows)
+    return rows if good.all() else rows[good.all(axis=tuple(range(1, rows.ndim)))]
 
 
 def _mean(rows: Array, shape: tuple[int, ...]) -> Array:
-    """The mean of the samples that are there; NaN of none."""
-    finite = _finite(rows)
-    return finite.mean(0, dtype=np.float64) if len(finite) else np.full(shape, np.nan)
+    """The mean of samples; NaN of none."""
+    return rows.mean(0, dtype=np.float64) if len(rows) else np.full(shape, np.nan)

@@ -13,7 +13,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -39,7 +39,6 @@ _BATCH = 64  # windows a classification; more only adds latency
 _BATCH_S = 0.2  # how long one may take, or a revocation waits for it
 _PENDING_MAX = 256  # windows waiting, of :data:`PENDING` bytes: beyond either nothing more is read
 _TELL_EVERY_S = 10.0
-_YIELD_S = 0.005  # how long records are taken before other tasks have their turn
 
 
 class Agent(Member):
@@ -86,56 +85,39 @@ class Agent(Member):
 
     # --- taking records
 
-    async def on_records(self, records: Mapping[TopicPartition, list[Any]]) -> None:
-        """Take records; returns when there is room for more."""
-        self._raise_failure()
-        life = self._life
-        for tp, batch in records.items():
-            partition = self.partitions.get(tp.partition)
-            if partition is not None and life == self._life and not self._holding and tp.topic in self.operator.inputs:
-                await self._take(partition, tp, batch)
-        await self._room(life)
-
-    async def _take(self, partition: Partition, tp: TopicPartition, batch: list[Any]) -> None:
-        life, count, expected = self._life, len(batch), partition.next_offset.get(tp.topic, 0)
-        if batch[0].offset < expected:
-            await self._commits.check_topics()
-            raise DeliveryError(f"{tp.topic}/{tp.partition} goes back from {expected} to {batch[0].offset}")
+    def _taking(self, tp: TopicPartition, batch: list[Any]) -> Iterator[None]:
+        partition = self.partitions.get(tp.partition)
+        if partition is None:
+            return
+        self._check(tp, batch[0].offset, partition.next_offset.get(tp.topic, 0))
         partition.mark(tp.topic, batch[0].offset)
+        started_s = time.perf_counter()
         with contextlib.closing(partition.take(tp.topic, batch, self._reject)) as taking:
-            while True:
-                async with self._turn:
-                    if life != self._life or self._holding:
-                        return
-                    started, more = time.perf_counter(), self._take_some(partition, taking)
-                    self._runtime.observer.took(partition, count if not more else 0, time.perf_counter() - started)
-                self._tell_damaged(partition)
-                await self._wake()
-                if not more:
-                    return
-                await self._room(life)
-                await asyncio.sleep(0)
-
-    def _take_some(self, partition: Partition, taking: Any) -> bool:
-        """Take records for a while; whether there are more."""
-        until = time.perf_counter() + _YIELD_S
-        for windows in taking:
-            self._add(partition, windows)
-            if time.perf_counter() > until or self._full:
-                return True
-        return False
+            for windows in taking:
+                if windows:
+                    self._add(partition, windows)
+                if (now_s := time.perf_counter()) > self._until or self._full:
+                    self._runtime.observer.took(partition, 0, now_s - started_s)
+                    self._tell_damaged(partition)
+                    yield
+                    started_s = time.perf_counter()
+        self._runtime.observer.took(partition, len(batch), time.perf_counter() - started_s)
+        self._tell_damaged(partition)
 
     def _add(self, partition: Partition, windows: list[Pending]) -> None:
         self._pending.extend((partition, pending) for pending in windows)
         self._pending_bytes += sum(pending.output.nbytes for pending in windows)
 
     @property
+    def _ready(self) -> bool:
+        return bool(self._pending) and not self._holding and (self._lanes is None or self._lanes.has_room)
+
+    @property
     def _full(self) -> bool:
+        if self._overdue:
+            return True
         waiting_bytes = self._pending_bytes + (self._lanes.nbytes if self._lanes is not None else 0)
         return len(self._pending) >= _PENDING_MAX or waiting_bytes >= PENDING or self._outbox.full
-
-    async def _room(self, life: int) -> None:
-        await self._wait_for(lambda: life != self._life or not (self._full or self._overdue))
 
     def _tell_damaged(self, partition: Partition) -> None:
         for session, why in partition.damaged.items():
@@ -242,7 +224,7 @@ class Agent(Member):
     async def _classify(self) -> None:
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: bool(self._pending) and not self._holding)
+                await self._changed.wait_for(lambda: self._ready)
             # Asked once: another thread may exchange it.
             predictor = self.operator.champion.predictor if self.operator.champion is not None else None
             classify = predictor.serve if predictor is not None else self.operator.classify
@@ -314,7 +296,7 @@ class Agent(Member):
         assert lanes is not None
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: bool(self._pending) and lanes.has_room and not self._holding)
+                await self._changed.wait_for(lambda: self._ready)
             lanes.give(self._next_batch(""), codec.encode)
             await self._wake()
 

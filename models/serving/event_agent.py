@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from kymo.models.serving.member import Member
 from kymo.models.serving.runtime import Outgoing, Runtime
 from kymo.models.serving.scopes import EventOperator, Finding, Scope, Scopes, ScopesHandover, ScopeSnapshot
 from kymo.models.serving.snapshots import BYTES_MAX, Floor
-from kymo.streams.errors import DeliveryError, KymoError
+from kymo.streams.errors import KymoError
 from kymo.streams.topics import MIB
 
 _TAKEN = 200  # records taken before others have their turn
@@ -52,27 +52,23 @@ class EventAgent(Member):
         """Begin to publish and commit."""
         self._run(partial(self._work, commit_every_s))
 
-    async def on_records(self, records: Mapping[TopicPartition, list[Any]]) -> None:
-        """Take records; returns when there is room for more."""
-        self._raise_failure()
-        life = self._life
-        for tp, batch in records.items():
-            for start in range(0, len(batch) if tp.topic in self.operator.inputs else 0, _TAKEN):
-                async with self._turn:
-                    scopes = self.partitions.get(0 if self._whole else tp.partition)
-                    if scopes is None or life != self._life or self._holding:
-                        break
-                    await self._take(scopes, tp, batch[start : start + _TAKEN])
-                await self._wake()
-                await self._wait_for(lambda: life != self._life or (self.waiting < _FULL and not self._outbox.full))
+    @property
+    def _ready(self) -> bool:
+        return any(scopes.ready for scopes in self.partitions.values())
 
-    async def _take(self, scopes: Scopes, tp: TopicPartition, batch: Sequence[Any]) -> None:
-        started, expected = time.perf_counter(), scopes.next_offset.get(tp, 0)
-        if batch[0].offset < expected:
-            await self._commits.check_topics()
-            raise DeliveryError(f"{tp.topic}/{tp.partition} goes back from {expected} to {batch[0].offset}")
-        scopes.take(tp, batch)
-        self._runtime.observer.took(scopes, len(batch), time.perf_counter() - started)
+    @property
+    def _full(self) -> bool:
+        return self.waiting >= _FULL or self._outbox.full
+
+    def _taking(self, tp: TopicPartition, batch: list[Any]) -> Iterator[None]:
+        scopes = self.partitions.get(0 if self._whole else tp.partition)
+        for start in range(0, 0 if scopes is None else len(batch), _TAKEN):
+            assert scopes is not None
+            records, started_s = batch[start : start + _TAKEN], time.perf_counter()
+            self._check(tp, records[0].offset, scopes.next_offset.get(tp, 0))
+            scopes.take(tp, records)
+            self._runtime.observer.took(scopes, len(records), time.perf_counter() - started_s)
+            yield
 
     async def _load(self, life: int) -> None:
         runtime, operator = self._runtime, self.operator
@@ -109,7 +105,7 @@ class EventAgent(Member):
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(every_s), self._changed:
-                    await self._changed.wait_for(lambda: any(scopes.ready for scopes in self.partitions.values()))
+                    await self._changed.wait_for(lambda: self._ready)
             await self.commit(timed=time.monotonic() - self._timed_s >= every_s)
 
     async def commit(self, timed: bool = True) -> None:

@@ -84,9 +84,8 @@ class JoinedSession(Session):
         return True
 
     def take(self, chunk: Chunk, places: Sequence[tuple[int, int]], topic: str = "") -> list[Output]:
-        branch = self.join.spec.takes(chunk.stream)
-        if branch is not None:
-            self._came_s[branch.stream] = self.touched_s
+        if (stream := self.join.input_of(chunk.stream)) is not None:
+            self._came_s[stream] = self.touched_s
         self.upto[topic] = places[-1][1]
         self._held.setdefault(topic, places[0][1])
         return self._give(self.stage.push(chunk))

@@ -9,21 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
 
+from kymo.models.serving.handover import Commits
 from kymo.models.serving.runtime import Outbox, Runtime
 from kymo.streams.errors import DeliveryError
+
+_YIELD_S = 0.005  # how long records are taken before other tasks have their turn
 
 
 class Member(ABC):
     """Loads what it is assigned, lets go of what is revoked, and tells of the first failure that makes going on unsafe."""
 
+    operator: Any  # what it does
     partitions: Mapping[int, Any]  # by number, what it holds
+    _commits: Commits
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -36,6 +43,21 @@ class Member(ABC):
         self._tasks: list[asyncio.Task[None]] = []
         self._loading: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
+        self._until = 0.0  # when others should have their turn
+
+    @abstractmethod
+    def _taking(self, tp: TopicPartition, batch: list[Any]) -> Iterator[None]:
+        """Take the records of a partition; gives back where others should have their turn: at :attr:`_until`, or where it is full."""
+
+    @property
+    @abstractmethod
+    def _ready(self) -> bool:
+        """Whether there is something to do with what was taken."""
+
+    @property
+    @abstractmethod
+    def _full(self) -> bool:
+        """Whether nothing more should be taken for now."""
 
     @abstractmethod
     async def _load(self, life: int) -> None:
@@ -60,6 +82,38 @@ class Member(ABC):
             self._fail(DeliveryError(f"Kafka's client gave up ({error!r})"))
         except BaseException as error:
             self._fail(error)
+
+    async def on_records(self, records: Mapping[TopicPartition, list[Any]]) -> None:
+        """Take records; returns when there is room for more."""
+        self._raise_failure()
+        life, more = self._life, True
+        with contextlib.closing(self._parts(records)) as parts:
+            while more:
+                async with self._turn:
+                    if life != self._life or self._holding:
+                        return
+                    self._until = time.perf_counter() + _YIELD_S
+                    try:
+                        more = next(parts, self) is None
+                    except DeliveryError:
+                        await self._commits.check_topics()
+                        raise
+                if self._ready:
+                    await self._wake()
+                await self._wait_for(lambda: life != self._life or not self._full)
+                if more:
+                    await asyncio.sleep(0)
+
+    def _parts(self, records: Mapping[TopicPartition, list[Any]]) -> Generator[None, None, None]:
+        for tp, batch in records.items():
+            if tp.topic in self.operator.inputs:
+                yield from self._taking(tp, batch)
+
+    @staticmethod
+    def _check(tp: TopicPartition, offset: int, expected: int) -> None:
+        """Refuse records that were taken already: their topic may have been made again."""
+        if offset < expected:
+            raise DeliveryError(f"{tp.topic}/{tp.partition} goes back from {expected} to {offset}")
 
     def on_assigned(self) -> None:
         """Load what came, in a task of its own: a rebalance is over only when this returns."""
