@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from kymo.processors.intake import Derived, EntryStage, Intake
-from kymo.processors.spec import SlowSpec, Spec, Stage, chain_digest, pack_list, unpack_list
+from kymo.processors.spec import SlowSpec, Spec, Stage, chain_digest, derived_header, pack_list, unpack_list
 from kymo.processors.windows import Windows, WindowStage
 from kymo.streams.chunk import Chunk, Format, Header, Window
 from kymo.streams.errors import FormatError
@@ -63,13 +63,7 @@ class PerWindowStage(Stage):
     def push(self, item: Window) -> list[Window]:
         """Take a Window; give it transformed."""
         if item.header is not self._in:
-            fmt = item.header.format
-            self._out = replace(
-                item.header,
-                format=self.spec.output({fmt.stream: fmt}),
-                chain=chain_digest(item.header.chain, self.spec),
-            )
-            self._in = item.header
+            self._in, self._out = item.header, derived_header(item.header, self.spec)
         if item.padded:
             return [self._padded(item)]
         return [replace(item, header=self._out, pieces=self.spec.spec.apply(item.data, item.header.format))]
@@ -142,10 +136,14 @@ class Chain(Spec):
 
     def widest(self, fmt: Format) -> float:
         """Bytes that a sample of `fmt` becomes at most on its way to the window, on average; of images, once they are decoded."""
-        formats = [fmt]
-        for spec in self.specs[: self._window_at]:
-            formats.append(spec.output({fmt.stream: formats[-1]}))
-        return max((f.sample_bytes / float(f.step) for f in formats if f.dtype != "jpeg"), default=1.0)
+        known = self.__dict__.setdefault("_widest", {})
+        if fmt not in known:  # asked for with every session
+            formats = [fmt]
+            for spec in self.specs[: self._window_at]:
+                formats.append(spec.output({fmt.stream: formats[-1]}))
+            widest = max((f.sample_bytes / float(f.step) for f in formats if f.dtype != "jpeg"), default=1.0)
+            self.__dict__["_widest"] = dict([*known.items(), (fmt, widest)][-_FORMATS:])
+        return float(self.__dict__["_widest"][fmt])
 
     def input_index(self, index: int) -> int:
         """Oldest input index that output `index` rests on."""
@@ -216,6 +214,7 @@ class Chain(Spec):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+_FORMATS = 64  # of which the widest is remembered
 _NOTHING: Counter[str] = Counter()  # asked for with every chunk, so made once
 
 

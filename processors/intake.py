@@ -23,7 +23,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.processors.spec import Spec, Stage, chain_digest, only, pack, unpack
+from kymo.processors.spec import Spec, Stage, derived_header, only, pack, unpack
 from kymo.streams.budget import IMAGE
 from kymo.streams.chunk import Array, Chunk, Format, Header, Window
 from kymo.streams.errors import FormatError
@@ -202,15 +202,13 @@ class IntakeStage(EntryStage):
         self._newest_ns = _NEVER  # of an irregular stream: no sample behind is from before
 
     def _bind(self, header: Header) -> None:
-        fmt = header.format
-        out = self.spec.output({fmt.stream: fmt})
+        fmt, derived = header.format, derived_header(header, self.spec)
         at = self.spec.columns(fmt)
         self._columns = None if at == list(range(len(fmt.channels))) else at
         self._scale = None
         if self.spec.units and fmt.units:
             scale = np.array([factor(fmt.units[i], unit) for i, unit in zip(at, self.spec.units, strict=True)])
             self._scale = None if (scale == 1).all() else scale
-        derived = replace(header, format=out, chain=chain_digest(header.chain, self.spec))
         if self._out is not None and derived != self._out:
             self.counts["segments"] += 1
             self._last = None  # no interpolation across a re-anchored clock, or from one unit to another

@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -81,7 +82,7 @@ class Join(Spec):
         """Ticks per second."""
         return fraction_of("join", self.rate)
 
-    @property
+    @cached_property
     def widths(self) -> list[int]:
         """Channels of each branch."""
         return [len(branch.sampled(branch.output({}), self.ticks)[0]) for branch in self.branches]

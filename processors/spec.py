@@ -13,7 +13,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -130,10 +130,13 @@ def chain_digest(before: str, spec: Spec) -> str:
 
 
 def derived_header(header: Header, spec: Spec) -> Header:
-    """Header of what `spec` makes of a stream."""
-    return replace(
-        header, format=spec.output({header.format.stream: header.format}), chain=chain_digest(header.chain, spec)
-    )
+    """Header of what `spec` makes of a stream; its format and chain are worked out once for sessions whose streams are alike."""
+    fmt = header.format
+    known = spec.__dict__.get("_derived")
+    if known is None or known[0] != (fmt, header.chain):
+        made = spec.output({fmt.stream: fmt}), chain_digest(header.chain, spec)
+        known = spec.__dict__["_derived"] = (fmt, header.chain), *made
+    return Header(header.session, header.origin_ns, *known[1:])
 
 
 class StreamStage(Stage):

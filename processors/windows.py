@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from kymo.processors.spec import Spec, Stage, chain_digest, only, pack, unpack
+from kymo.processors.spec import Spec, Stage, derived_header, only, pack, unpack
 from kymo.streams.chunk import Array, Chunk, Format, Header, Window
 from kymo.streams.errors import FormatError
 from kymo.streams.schema import Count
@@ -115,8 +115,8 @@ class WindowStage(Stage):
         self._number = 0  # of the next window
 
     def _bind(self, header: Header) -> None:
-        fmt = self.spec.output({header.format.stream: header.format})  # first: one that is refused must change nothing
-        self._in, self._out = header, replace(header, format=fmt, chain=chain_digest(header.chain, self.spec))
+        self._out = derived_header(header, self.spec)  # first: one that is refused must change nothing
+        self._in = header
         self._rows, self._hop = self.spec.rows(header.format), int(self.spec.hop / header.format.step)
         # Raw samples that the rows rest on; a window may end with some that no whole row covers.
         self.covered = int((self._rows - 1) * header.format.step) + header.format.span

@@ -14,7 +14,9 @@ import re
 import struct
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
+from functools import lru_cache
 from itertools import chain
 from typing import TypeVar
 
@@ -58,6 +60,7 @@ class ChunkCodec:
     def __init__(self, cache_size: int = 10_000) -> None:
         self._parsed: OrderedDict[bytes, tuple[Header, np.dtype[np.generic], int, int, bool]] = OrderedDict()
         self._headers: OrderedDict[Header, Header] = OrderedDict()
+        self._formats: OrderedDict[Format, Format] = OrderedDict()
         # By identity, which costs no hashing; the Header is kept with it, so that no other can get its id.
         self._encoded: OrderedDict[tuple[int, bool], tuple[Header, bytes, int]] = OrderedDict()
         self._cache_size = cache_size
@@ -84,17 +87,17 @@ class ChunkCodec:
             message = Message(times_ns=packed, frame_bytes=sizes, filled=filled, complete_ns=mark, absent=absent)
             extra = message.SerializeToString(deterministic=True)
         prefix = _PREFIX.pack(_TAG_BYTES, len(data), _TAG_INDEX, chunk.first_index)
-        return b"".join((prefix, known[1], extra, _TAG_DATA, varint(len(data)), data))
+        return b"".join((prefix, known[1], extra, _data_tag(len(data)), data))
 
     def decode(self, raw: bytes) -> Chunk:
         """Chunk of a message; its `data` is a read-only view of `raw`."""
         if len(raw) >= _PREFIX.size:
             tag, size, tag2, first_index = _PREFIX.unpack_from(raw)
-            start = len(raw) - size
-            head_end = start - 2 - _varint_length(size)
+            start, data_tag = len(raw) - size, _data_tag(size)
+            head_end = start - len(data_tag)
             if tag == _TAG_BYTES and tag2 == _TAG_INDEX and head_end >= _PREFIX.size:
                 known = self._parsed.get(raw[_PREFIX.size : head_end])
-                if known is not None and raw[head_end:start] == _TAG_DATA + varint(size):
+                if known is not None and raw[head_end:start] == data_tag:
                     header, dtype, sample_bytes, limit, end = known
                     count, odd_bytes = divmod(size, sample_bytes)
                     if odd_bytes == 0 and 0 <= first_index <= limit - count:
@@ -113,7 +116,7 @@ class ChunkCodec:
             raise ChunkError("undecodable", f"{len(raw)} bytes hold no Chunk: `data` or `first_index` is absent")
         header, content = _checked_header(message), message.data
         if len(raw) - len(content) <= _MAX_HEADER:
-            header = self._headers.get(header) or _remember(self._headers, header, header, self._cache_size)
+            header = self._headers.get(header) or self._shared(header)
         data, limit = _samples(message, content, header), last_index(header)
         if not 0 <= message.first_index <= limit - len(data):
             raise _invalid(header, f"first_index {message.first_index}, expected 0 to {limit - len(data)}")
@@ -128,8 +131,15 @@ class ChunkCodec:
         filled, absent = _checked_filled(message), _checked_absent(message)
         return Chunk(header, message.first_index, data, times, message.end, filled, mark, absent)
 
+    def _shared(self, header: Header) -> Header:
+        """Remember a header; those of one format share it, so that comparing formats is mostly comparing identities, too."""
+        fmt = self._formats.get(header.format) or _remember(
+            self._formats, header.format, header.format, self._cache_size
+        )
+        return _remember(self._headers, header, replace(header, format=fmt), self._cache_size)
+
     def _learn(self, raw: bytes, message: Message, header: Header, limit: int) -> None:
-        head_end = len(raw) - len(message.data) - 2 - _varint_length(len(message.data))
+        head_end = len(raw) - len(message.data) - len(_data_tag(len(message.data)))
         constant = _header_message(header, message.end).SerializeToString(deterministic=True)
         if raw[_PREFIX.size : head_end] == constant and raw[0] == _TAG_BYTES and raw[5] == _TAG_INDEX:
             dtype = _little(header.format.dtype)
@@ -162,8 +172,10 @@ def varint(value: int) -> bytes:
     return bytes(wire_bytes)
 
 
-def _varint_length(value: int) -> int:
-    return max(1, (value.bit_length() + 6) // 7)
+@lru_cache(maxsize=4096)
+def _data_tag(size: int) -> bytes:
+    """What stands before so many bytes of data."""
+    return _TAG_DATA + varint(size)
 
 
 def _header_message(header: Header, end: bool) -> Message:

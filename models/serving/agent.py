@@ -32,7 +32,7 @@ from kymo.models.serving.snapshots import Handover
 from kymo.processors.join import Decision
 from kymo.streams.budget import BATCH, PENDING
 from kymo.streams.codec import ChunkCodec
-from kymo.streams.errors import ChunkError, DeliveryError
+from kymo.streams.errors import ChunkError
 from kymo.streams.words import some
 
 _BATCH = 64  # windows a classification; more only adds latency
@@ -354,10 +354,12 @@ class Agent(Member):
             await self._wait_for(lambda: life != self._life or not self._commits.overdue)
         async with self._turn:
             self._overdue = False
-            if life == self._life and self.partitions:
-                await self._commits.store_snapshots()
-                self._raise_failure()
-                await self._commits.commit_offsets()
+            if life != self._life or not self.partitions:
+                return
+            await self._commits.store_snapshots()
+            self._raise_failure()
+            committing = self._commits.commit_offsets()
+        await committing
         for partition in [p for p in self.partitions.values() if isinstance(p, JoinedPartition)]:
             ends = await self._commits.ends(partition)  # others go on meanwhile
             async with self._turn:

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -308,6 +308,7 @@ class Commits:
         self._looked_s = time.monotonic()
         self._topic_ids: dict[str, str] = {}
         self._large: set[str] = set()  # sessions that were said to be too large
+        self._committing = asyncio.Lock()  # one commit after the other
 
     @property
     def overdue(self) -> bool:
@@ -411,17 +412,21 @@ class Commits:
         records += [self._decisions(partition, name, ()) for name in handover.gone if name in handover.decisions]
         self._outbox.put(self._runtime.names.of("state"), number, records)
 
-    async def commit_offsets(self) -> None:
-        """Commit what nothing needs any more."""
-        offsets = dict[TopicPartition, OffsetAndMetadata]()
-        for partition in self._partitions.values():
+    def commit_offsets(self) -> Coroutine[Any, Any, None]:
+        """Commit what nothing needs any more as this is called; while it is awaited records may be taken."""
+        offsets, partitions = dict[TopicPartition, OffsetAndMetadata](), dict(self._partitions)
+        for partition in partitions.values():
             for topic, (offset, floor) in partition.committable().items():
                 metadata = note(floor, partition.topic_id(topic), self.life(partition.state_end)[1].decode())
                 offsets[TopicPartition(topic, partition.number)] = OffsetAndMetadata(offset, metadata)
-        await self.commit(offsets)
-        for tp, committed in offsets.items():
-            if tp.partition in self._partitions:
-                self._partitions[tp.partition].committed(tp.topic, committed.offset)
+
+        async def commit() -> None:
+            async with self._committing:
+                await self.commit(offsets)
+            for tp, committed in offsets.items():
+                partitions[tp.partition].committed(tp.topic, committed.offset)
+
+        return commit()
 
     async def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         """Commit offsets, if the lease lasts; see now and then whether the topics are the same."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
@@ -30,7 +31,7 @@ from kymo.streams.chunk import Chunk, Window
 from kymo.streams.errors import MessageError
 from kymo.streams.messages import read_object
 
-#: Records taken, after which a session is stored; as it is after SNAPSHOT_S.
+#: Records taken, after which a session is stored; as it is after SNAPSHOT_S, or half as long.
 SNAPSHOT_THINGS = 2_000
 _AT_ONCE_S = 1e18
 
@@ -59,6 +60,8 @@ class JoinedSession(Session):
         self._things = 0  # taken since the snapshot
         self._since_s = 0.0
         self.awake_s = math.inf  # when this life first knew of it
+        # Sessions that began together are not all stored at once: all else would wait for that.
+        self._share = 1 - zlib.crc32(self.name.encode()) % 1000 / 2000  # of SNAPSHOT_S
 
     @property
     def join(self) -> JoinStage:
@@ -155,7 +158,7 @@ class JoinedSession(Session):
         return self._held
 
     def must_snapshot(self) -> bool:
-        old = self._things >= SNAPSHOT_THINGS or self.touched_s - self._since_s >= SNAPSHOT_S
+        old = self._things >= SNAPSHOT_THINGS or self.touched_s - self._since_s >= SNAPSHOT_S * self._share
         return self._changed and (self.ended or old)
 
     @property
@@ -222,6 +225,7 @@ class JoinedPartition(Partition):
         super().__init__(*arguments, **more)
         #: By branch, how long it is waited for.
         self.patience: Mapping[str, Patience] = {}
+        self._asked: list[JoinedSession] = []  # of these something is due, if their topics are read to their ends
         self.decisions: dict[str, list[Decision]] = {}  # by session, what is stored of its inputs
         self._waiting = dict[JoinedSession, None]()  # of these something may be due although nothing comes
         # By topic: where it ended when that was asked last, and when; as of when it is read to its end.
@@ -269,9 +273,11 @@ class JoinedPartition(Partition):
 
     def to_ask(self) -> tuple[float, list[str]]:
         """Of which topics it must be known where they end, for something may be due; and what the time is."""
-        now_s = self._now_s()
-        may_be_due = self._due(dict.fromkeys(self.next_offset, now_s))
-        return now_s, [topic for topic in self.next_offset if topic not in self._ends] if may_be_due else []
+        now_s, candidates, self._waiting = self._now_s(), self._touched | self._waiting, {}
+        known = [s for s in candidates if isinstance(s, JoinedSession) and self.sessions.get(s.name) is s]
+        self._waiting = {session: None for session in known if session.waits(self.patience)}
+        self._asked = [session for session, _ in self._due(known, dict.fromkeys(self.next_offset, now_s))]
+        return now_s, [topic for topic in self.next_offset if topic not in self._ends] if self._asked else []
 
     def due(self, ends: Mapping[str, tuple[int, float]]) -> list[tuple[JoinedSession, Decision]]:
         """What is to be stored and then heard by :meth:`decide`; `ends` says of some topics where they end, and when that was asked.
@@ -283,20 +289,15 @@ class JoinedPartition(Partition):
             if self._position(topic) >= end:
                 self._read_s[topic] = asked_s
                 del self._ends[topic]
-        return self._due(self._read_s)
+        return self._due(
+            [session for session in self._asked if self.sessions.get(session.name) is session], self._read_s
+        )
 
-    def _due(self, read_s: Mapping[str, float]) -> list[tuple[JoinedSession, Decision]]:
-        due = list[tuple[JoinedSession, Decision]]()
-        candidates, self._waiting = self._touched | self._waiting, {}
-        for session in candidates:
-            if not isinstance(session, JoinedSession) or session.name not in self.sessions:
-                continue
-            if session.waits(self.patience):
-                self._waiting[session] = None
-            decision = session.due(self.patience, self.published.get(session.name, {}), read_s)
-            if decision is not None:
-                due.append((session, decision))
-        return due
+    def _due(
+        self, sessions: Iterable[JoinedSession], read_s: Mapping[str, float]
+    ) -> list[tuple[JoinedSession, Decision]]:
+        due = ((s, s.due(self.patience, self.published.get(s.name, {}), read_s)) for s in sessions)
+        return [(session, decision) for session, decision in due if decision is not None]
 
     def stored(self, session: Session, snapshot: SessionSnapshot | None) -> None:
         assert isinstance(session, JoinedSession)

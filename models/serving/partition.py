@@ -59,7 +59,7 @@ def decode_record(codec: ChunkCodec, record: Any) -> Chunk:
     if record.value is None:
         raise ChunkError("undecodable", "a record without a value")
     chunk = codec.decode(record.value)
-    if record.key != chunk.session.encode():
+    if record.key != chunk.header.session.encode():
         key = "absent" if record.key is None else repr(record.key[:40])
         raise ChunkError(
             "key", f"the record's key is {key}, its session {chunk.session!r}; the key must be the session"
@@ -191,7 +191,7 @@ class Partition:
                     if record.offset >= behind:
                         reject(record, error)
                     continue
-                self.samples += chunk.count
+                self.samples += len(chunk.data)
                 session = self._session_for(topic, chunk, record.offset)
                 if session is None:
                     continue
@@ -220,17 +220,18 @@ class Partition:
 
     def _session_for(self, topic: str, chunk: Chunk, offset: int) -> Session | None:
         """The session that takes a chunk; None if this recipe does not want it, or it is in a snapshot already."""
-        if not self._is_input(chunk.header):
+        header = chunk.header
+        if not (self._verdicts.get(id(header)) or self._verdict(header))[1]:
             self.counts["unmatched"] += 1
             return None
-        session = self.sessions.get(chunk.session)
+        session = self.sessions.get(header.session)
         if session is None:
-            if chunk.session not in self._asleep and offset < self._handover.next_offset.get(topic, 0):
+            if header.session not in self._asleep and offset < self._handover.next_offset.get(topic, 0):
                 return None  # behind the commit: read again for another session's sake
-            session = self._wake(chunk.session, topic)
+            session = self._wake(header.session, topic)
         if not session.is_new(topic, offset):
             return None
-        if session.stream != chunk.stream and not session.binds(chunk, topic):
+        if session.stream != header.format.stream and not session.binds(chunk, topic):
             self.counts["unmatched"] += 1
             self._touched[session] = None
             return None
@@ -305,17 +306,14 @@ class Partition:
             self.published[session.name] = {mark: bundle for mark, bundle in marks.items() if mark in ahead}
         return pending
 
-    def _is_input(self, header: Header) -> bool:
-        verdict = self._verdicts.get(id(header))
-        if verdict is None:
-            if len(self._verdicts) >= _BINDINGS:
-                self._verdicts.clear()
-            verdict = self._verdicts[id(header)] = (header, self._verdict(header))
-        return verdict[1]
-
-    def _verdict(self, header: Header) -> bool:
+    def _verdict(self, header: Header) -> tuple[Header, bool]:
+        """Whether the recipe takes a stream; by identity, so that the header is kept."""
+        if len(self._verdicts) >= _BINDINGS:
+            self._verdicts.clear()
         # A derived stream is known by its chain; raw ones by what they are.
-        return header.chain == self._takes and self._matches(header.format) is None
+        verdict = header, header.chain == self._takes and self._matches(header.format) is None
+        self._verdicts[id(header)] = verdict
+        return verdict
 
     def _wake(self, name: str, topic: str) -> Session:
         takes_from, snapshot = self._handover.next_offset.get(topic, 0), self._asleep.pop(name, None)

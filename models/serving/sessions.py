@@ -351,30 +351,23 @@ class ChunkRun:
     """Consecutive chunks of one stream of one session, to be taken as one."""
 
     def __init__(self, session: Session, topic: str, chunk: Chunk, record: Any) -> None:
-        self.session, self.topic, self.chunks, self.records = session, topic, [chunk], [record]
-        self.count, self.size = chunk.count, len(record.value)
-
-    @property
-    def full(self) -> bool:
-        """Whether it holds as much as may go through a chain together."""
-        return self.count >= SAMPLES or self.size >= RUN
+        self.session, self.topic, self.chunks, self.records = session, topic, list[Chunk](), list[Any]()
+        self.count = self.size = 0
+        self.add(chunk, record)
 
     def follows(self, chunk: Chunk) -> bool:
         """Whether `chunk` goes on exactly where this run ends."""
         last = self.chunks[-1]
-        return (
-            chunk.header is last.header
-            and chunk.first_index == last.end_index
-            and not last.end
-            and chunk.times_ns is None
-        )
+        return chunk.header is last.header and chunk.first_index == self.end and not last.end and chunk.times_ns is None
 
     def add(self, chunk: Chunk, record: Any) -> None:
         """Add a chunk that :meth:`follows`."""
         self.chunks.append(chunk)
         self.records.append(record)
-        self.count += chunk.count
-        self.size += len(record.value)
+        count = len(chunk.data)
+        self.end, self.count, self.size = chunk.first_index + count, self.count + count, self.size + len(record.value)
+        #: Whether it holds as much as may go through a chain together.
+        self.full = self.count >= SAMPLES or self.size >= RUN
 
     def pieces(self) -> Iterator[tuple[Chunk, list[tuple[int, int]]]]:
         """All of it as one chunk, or as several where it is long, each with end index and offset of the chunks that it is made of."""
@@ -397,6 +390,5 @@ class ChunkRun:
         if first is last:
             return first
         data = np.concatenate([chunk.data for chunk in self.chunks])
-        filled = tuple(gap for chunk in self.chunks for gap in chunk.filled)
-        absent = tuple(ticks for chunk in self.chunks for ticks in chunk.absent)
+        filled, absent = sum((c.filled for c in self.chunks), ()), sum((c.absent for c in self.chunks), ())
         return Chunk(first.header, first.first_index, data, None, last.end, filled, absent=absent)
