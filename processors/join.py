@@ -26,7 +26,7 @@ from kymo.processors.branch import Branch, BranchState, fraction_of
 from kymo.processors.intake import EntryStage, runs_of, united
 from kymo.processors.samplers import SampleTimes
 from kymo.processors.spec import Spec, chain_digest, pack, pack_list, unpack, unpack_list
-from kymo.streams.chunk import Array, Chunk, Format, Header
+from kymo.streams.chunk import Chunk, Format, Header
 from kymo.streams.errors import FormatError
 from kymo.streams.schema import Name
 from kymo.streams.topics import input_of
@@ -336,7 +336,7 @@ class JoinStage(EntryStage):
             yield from (Chunk(header, first, data) for first, data in self._grid.take_runs(start, stop))
             return
         values, at = np.full((stop - start, *header.format.shape), np.nan, header.format.dtype), 0
-        parts = list[Array]()
+        parts = list[Any]()
         for branch_state, width in zip(self._branches, self._widths, strict=True):
             parts.append(values[..., at : at + width])
             branch_state.take(start, parts[-1])

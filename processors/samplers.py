@@ -351,7 +351,7 @@ class Sampler:
             before, after = self._rows(first), self._rows(end - 1)
             early, late = stream.times(first), stream.times(end - 1)
             after = self._within(late - early, after)
-            share = np.asarray((self.ticks.times(numbers) - early) / np.maximum(late - early, 1), np.float64)
+            share: Any = np.asarray((self.ticks.times(numbers) - early) / np.maximum(late - early, 1), np.float64)
             share = share.reshape(-1, *[1] * (before.ndim - 1))
             line = before * (1 - share) + after * share
             return np.where(share == 0, before, line).astype(before.dtype)
