@@ -28,49 +28,23 @@ Random = np.random.Generator
 
 @dataclass(frozen=True, slots=True)
 class RandomPlans:
-    """What random plans are like.
+    """What random plans are like."""
 
-    Attributes
-    ----------
-    classes : tuple of str
-        Which of none, low and high, at least one.
-    rounds : int
-        Segments of each class in a plan.
-    shortest_s, longest_s : float
-        Between which a segment's length is drawn, evenly, to the tenth of a second.
-    rate_hz : float
-        Samples a second.
-    most_turn_degrees : float
-        Roll, pitch and yaw of a segment are drawn evenly between minus and plus this.
-    field_microtesla : float
-        Strength of the undisturbed field.
-    distortion : float
-        Length of the vector ``world_*`` as a share of the field; its direction is drawn evenly on the sphere. Of it, low has 20 %.
-    strengths : bool
-        Draw ``magnetic_distortion`` instead, as the published training plans do: 0.2 to 1.0 for low, 1.5 to 2.5 for high.
-    mag_noise_microtesla : float
-        Standard deviation of a magnetometer's sample, an axis.
-    acc_noise : float
-        White noise of the accelerometer, g/√Hz.
-    gyro_noise : float
-        White noise of the gyroscope, rad/s/√Hz.
-    dip_degrees : float
-        Of the field.
-    """
-
-    classes: tuple[str, ...] = LEVELS
-    rounds: Count = 4
-    shortest_s: Positive = 6.0
+    classes: tuple[str, ...] = LEVELS  # which of none, low and high, at least one
+    rounds: Count = 4  # segments of each class in a plan
+    shortest_s: Positive = 6.0  # between the two a segment's length is drawn, evenly, to the tenth of a second
     longest_s: Positive = 12.0
     rate_hz: Positive = 100.0
-    most_turn_degrees: Amount = 180.0
-    field_microtesla: Positive = 50.0
+    most_turn_degrees: Amount = 180.0  # roll, pitch and yaw of a segment are drawn evenly between minus and plus this
+    field_microtesla: Positive = 50.0  # strength of the undisturbed field
+    # length of the vector ``world_*`` as a share of the field; its direction is drawn evenly on the sphere. Of it, low has 20 %
     distortion: Amount = 0.3
+    # draw ``magnetic_distortion`` instead, as the published training plans do: 0.2 to 1.0 for low, 1.5 to 2.5 for high
     strengths: bool = False
-    mag_noise_microtesla: Amount = 0.4
-    acc_noise: Amount = 1.5e-4
-    gyro_noise: Amount = 1.7e-4
-    dip_degrees: Amount = 0.0
+    mag_noise_microtesla: Amount = 0.4  # standard deviation of a magnetometer's sample, an axis
+    acc_noise: Amount = 1.5e-4  # white noise, g/√Hz
+    gyro_noise: Amount = 1.7e-4  # white noise, rad/s/√Hz
+    dip_degrees: Amount = 0.0  # of the field
 
     def __post_init__(self) -> None:
         wrong = [name for name in self.classes if name not in LEVELS]
