@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from scipy.signal import spectrogram
 
 from benchmarks import end_to_end, load, peer, report, truth
-from benchmarks.__main__ import main
+from benchmarks.__main__ import ALONE, main
 from benchmarks.archive import TITLES, archive
 from benchmarks.frames import frames
 from benchmarks.load import Workload
@@ -140,6 +140,14 @@ def test_another_checkout_beside_this_one(made: Rig, tmp_path: Path) -> None:
         assert (ratio["here_bare"], ratio["there_bare"]) == pytest.approx((here / bare, there / bare), rel=1e-3)
     assert report.table("throughput", rows).count("\n") == 7
     assert report.table("beside", ratios).count("\n") == 5
+
+
+def test_a_comparison_is_shown_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"dtype": "float32", "peer": "a", "windows_per_s": 1234.4}, {"dtype": "float32", "peer": "b"}]
+    monkeypatch.setitem(ALONE, "kernels", lambda extent: rows * extent.rounds)
+    result = CliRunner().invoke(main, ["kernels", "--rounds", "1", "--out", str(tmp_path / "out" / "a.json")])
+    assert "| - | float32 | a | 1,234 | - | - |\n| - | float32 | b | - | - | - |\n" in result.output
+    assert json.loads((tmp_path / "out" / "a.json").read_text())["kernels"] == rows
 
 
 def test_beside_wants_a_checkout(tmp_path: Path) -> None:
