@@ -48,6 +48,7 @@ def _real_time(rig: Any, extent: Extent) -> Any:
 
 ALONE: dict[str, Callable[[Extent], Any]] = {
     "kernels": lambda extent: _of("kernels").kernels(20 * extent.rounds),
+    "animation": lambda extent: _of("animation").animation(3 * extent.rounds),
     "dataset": lambda extent: _of("dataset").dataset(extent.rounds),
     "serving": lambda extent: _of("serving").serving(3 * extent.rounds),
     "synth": lambda extent: _of("synth").synth(extent.rounds),

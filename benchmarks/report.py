@@ -59,6 +59,7 @@ _COLUMNS = {
     "devices": ("devices", "{}"),
     "shape": ("windows of", "{}"),
     "dtype": ("dtype", "{}"),
+    "frames_per_s": ("frames/s", "{:,.0f}"),
     "windows_per_s": ("windows/s", "{:,.0f}"),
     "of_limit": ("of the limit", "{:.2f}"),
     "kymo_is_faster_by": ("Kymo is faster by", "{:.1f} x"),
@@ -108,6 +109,7 @@ _COLUMNS = {
 #: By comparison, the keys that are shown.
 _TABLES = {
     "kernels": "shape dtype peer windows_per_s of_limit kymo_is_faster_by",
+    "animation": "peer frames_per_s kymo_is_faster_by",
     "dataset": "shape windows peer clock_s cpu_s",
     "dataset_ratios": "shape peer than clock cpu",
     "dataset_memory": "sessions windows peak_mb entry_mb",

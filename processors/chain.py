@@ -40,6 +40,11 @@ class PerWindow(Spec):
     def build(self) -> Stage:
         return PerWindowStage(self)
 
+    def at(self, fmt: Format) -> PerWindow:
+        """With the step as it stands there."""
+        spec = self.spec.at(fmt)
+        return self if spec is self.spec else replace(self, spec=spec)
+
     def output(self, inputs: Mapping[str, Format]) -> Format:
         """The step's output, with its number of rows."""
         ((stream, fmt),) = inputs.items()

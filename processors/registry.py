@@ -11,6 +11,7 @@ from kymo.processors.chain import Chain, PerWindow
 from kymo.processors.intake import Derived, Intake
 from kymo.processors.join import Join
 from kymo.processors.spec import Spec
+from kymo.processors.steps.animation import Animation
 from kymo.processors.steps.conditioning import Filter, Normalise, Repair
 from kymo.processors.steps.field import Deviation, Field
 from kymo.processors.steps.images import Decode, Encode
@@ -54,6 +55,7 @@ _ALL: tuple[type[Spec], ...] = (
     Beats,
     Rate,
     Features,
+    Animation,
 )
 STEPS: dict[str, type[Spec]] = {spec.name: spec for spec in _ALL}
 

@@ -158,6 +158,30 @@ STEP_EXAMPLES: list[tuple[str, dict[str, Any], Format]] = [
         imu(2, "int16"),
     ),
     ("features", {"measures": ("c0.mean", "c1.slope", "c0.rmssd", "c1.ibi_rate", "c0.last")}, imu(2)),
+    (
+        "animation",
+        {
+            "height": 9,
+            "width": 7,
+            "rate_hz": 25,
+            "from_hz": 100,
+            "channels": ("c1", "", "", "c0"),
+            "reach_s": (0.07, 1, 1, 0.02),
+        },
+        imu(),
+    ),
+    (
+        "animation",
+        {
+            "height": 4,
+            "width": 6,
+            "look": "strips",
+            "from_hz": "100",
+            "channels": ("", "c0", "", ""),
+            "reach_s": (1, 0.05, 1, 1),
+        },
+        imu(1, "float64"),
+    ),
     ("deviation", {"channels": ("c1", "c0"), "joint": ("c0", "c1"), "usual": (1.5, -2.0)}, imu(3, "int16")),
 ]
 

@@ -14,6 +14,7 @@ from scipy.signal import spectrogram
 
 from benchmarks import end_to_end, load, peer, report, truth
 from benchmarks.__main__ import ALONE, main
+from benchmarks.animation import animation
 from benchmarks.archive import TITLES, archive
 from benchmarks.frames import frames
 from benchmarks.load import Workload
@@ -96,6 +97,12 @@ def test_kymo_gives_scipys_spectrogram() -> None:
     assert list(found) == [0, 480, 960]
     for start, data in found.items():
         assert np.abs(data.transpose(2, 0, 1) - truth_of(2, start)).max() < 2e-3
+
+
+def test_animation() -> None:
+    rows = animation(1)
+    assert [row["peer"].partition(",")[0] for row in rows] == ["Kymo", "Kymo", "matplotlib"]
+    assert rows[0]["kymo_is_faster_by"] == 1
 
 
 def test_network_is_the_same_in_any_batch() -> None:

@@ -59,7 +59,7 @@ class Resample(Spec):
             raise FormatError("resample: expected either rate_hz, with or without from_hz, or up and down")
         super().__post_init__()
         if by_rate and self.from_hz is None:
-            _rate("rate_hz", self.rate_hz)
+            rate_of(self.name, "rate_hz", self.rate_hz)
         elif max(self.ratio.numerator, self.ratio.denominator) > LARGEST:
             raise FormatError(
                 f"resample: rate_hz {self.rate_hz} of {self.from_hz} is {self.ratio}, expected whole numbers up to {LARGEST}"
@@ -72,7 +72,7 @@ class Resample(Spec):
             return Fraction(self.up, self.down)
         if self.from_hz is None:
             raise FormatError(f"resample: rate_hz {self.rate_hz} of which rate? give from_hz")
-        return _rate("rate_hz", self.rate_hz) / _rate("from_hz", self.from_hz)
+        return rate_of(self.name, "rate_hz", self.rate_hz) / rate_of(self.name, "from_hz", self.from_hz)
 
     def at(self, fmt: Format) -> Resample:
         """The same with the rate of its input."""
@@ -111,7 +111,7 @@ class Resample(Spec):
             raise FormatError(
                 f"resample: samples of `{fmt.stream}` are {fmt.dtype}{fmt.shape}, expected one float32 or float64 a channel"
             )
-        if not fmt.rate or (self.from_hz is not None and fmt.rate != _rate("from_hz", self.from_hz)):
+        if not fmt.rate or (self.from_hz is not None and fmt.rate != rate_of(self.name, "from_hz", self.from_hz)):
             raise FormatError(f"resample: `{fmt.stream}` has {fmt.rate} Hz, expected {self.from_hz or 'a fixed rate'}")
         return replace(fmt, rate=fmt.rate * self.ratio, step=fmt.step / self.ratio, rows=None)
 
@@ -199,11 +199,12 @@ class ResampleStage(StreamStage):
         return [] if self._header is None else self._give(-(-self._end * self._up // self._down))
 
 
-def _rate(field: str, value: Any) -> Fraction:
+def rate_of(step: str, field: str, value: Any) -> Fraction:
+    """Read a rate, a number or a fraction as text."""
     try:
         rate = Fraction(str(value))
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if rate <= 0 or isinstance(value, bool):
-        raise FormatError(f"resample: {field} {value!r}, expected a rate above 0 Hz")
+        raise FormatError(f"{step}: {field} {value!r}, expected a rate above 0 Hz")
     return rate
