@@ -35,8 +35,16 @@ Failed = Callable[[BaseException], None]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Deployment:
+    """A recipe with the bundle that classifies for it; without one it is a processor's alone."""
+
     recipe: Recipe
-    bundle: Bundle
+    loaded: Bundle | None
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle, of what classifies."""
+        assert self.loaded is not None, f"recipe {self.recipe.name} has no bundle"
+        return self.loaded
 
 
 def load_deployments(
@@ -49,9 +57,17 @@ def load_deployments(
         check_model(recipe)
         loaded_bundle = find(bundle or recipe.name, home)
         loaded_bundle.check(recipe)
-        check_waiting(recipe, loaded_bundle)
+        check_waiting(recipe, loaded_bundle.chain)
         deployments.append(Deployment(recipe, loaded_bundle))
     check_names([deployment.recipe.name for deployment in deployments])
+    return deployments
+
+
+def load_processors(recipes: Sequence[str]) -> list[Deployment]:
+    """Recipes whose steps alone are run, which takes no model."""
+    deployments = [Deployment(load_recipe(name), None) for name in recipes]
+    for deployment in deployments:
+        check_waiting(deployment.recipe, deployment.recipe.chain)
     return deployments
 
 
@@ -72,21 +88,21 @@ def split_fusions(recipes: Sequence[str]) -> tuple[list[str], list[FusionRecipe]
     return streams, fusions
 
 
-def check_waiting(recipe: Recipe, bundle: Bundle) -> None:
+def check_waiting(recipe: Recipe, chain: Chain) -> None:
     """Refuse a recipe of several inputs whose sessions cannot be stored: what these have in common is not read again."""
     from kymo.models.serving.snapshots import BYTES_MAX
 
-    entry = bundle.chain.specs[0]
+    entry = chain.specs[0]
     if not isinstance(entry, Join):
         return
     late_s, fmt = max(table.lateness_s for table in recipe.inputs), recipe.input_format()
-    chain, waiting = bundle.chain.cut_behind_window()[0].memory_bytes(fmt), entry.waiting_bytes(late_s)
-    needs = chain + sum(waiting.values())
+    kept, waiting = chain.cut_behind_window()[0].memory_bytes(fmt), entry.waiting_bytes(late_s)
+    needs = kept + sum(waiting.values())
     if needs > BYTES_MAX:
         parts = ", ".join(f"`{stream}` {size / MIB:.1f}" for stream, size in waiting.items())
         raise RecipeError(
             f"recipe {recipe.name}: a session may hold {needs / MIB:.1f} MiB, and a snapshot {BYTES_MAX / MIB:.1f}: its steps and "
-            f"window take {chain / MIB:.1f}, and what waits for lateness_s = {late_s:g} {parts}; shorten the window, or lateness_s, "
+            f"window take {kept / MIB:.1f}, and what waits for lateness_s = {late_s:g} {parts}; shorten the window, or lateness_s, "
             "or take fewer channels"
         )
 
@@ -133,7 +149,7 @@ def make_operator(part: Part, names: Names) -> Any:
     from kymo.models.lengths import FirstSamples
     from kymo.models.serving.operator import Operator
 
-    recipe, bundle, champion = part.deployment.recipe, part.deployment.bundle, part.champion
+    recipe, champion = part.deployment.recipe, part.champion
     if champion is None:
         name, chain = steps_name(recipe), cut(recipe, recipe.chain)[0]
         topic, inputs = names.for_stream(derived_format(recipe).stream), raw_topics(recipe, names)
@@ -141,7 +157,7 @@ def make_operator(part: Part, names: Names) -> Any:
         encode = outputs.encode if chain.slow is None else None
         operator = Operator(name, f"{name}.processor", inputs, before, outputs, topic, recipe.matches, encode)
         return dataclasses.replace(operator, patience=patience_of(recipe, names))
-    fmt = part.input_format
+    bundle, fmt = part.deployment.bundle, part.input_format
     chain = (cut(recipe, bundle.chain)[1] if part.reads_derived else bundle.chain).cut_behind_window()[0]
     heads = ("", *(head.name for head in recipe.heads))
     # As the recipe says, not the bundle: one that is stateless may be exchanged for one that is not.
@@ -155,7 +171,7 @@ def make_operator(part: Part, names: Names) -> Any:
     state, topic = f"{recipe.name}.{'model' if part.reads_derived else BOTH}", names.of("events")
 
     def anew(bundle: Bundle) -> Any:
-        deployment = dataclasses.replace(part.deployment, bundle=bundle)
+        deployment = dataclasses.replace(part.deployment, loaded=bundle)
         return make_operator(dataclasses.replace(part, deployment=deployment), names)
 
     def listen() -> Callable[[Chunk], str | None]:

@@ -39,6 +39,7 @@ from kymo.deploy.roles import (
     derived_format,
     group_of,
     load_deployments,
+    load_processors,
     make_app,
     make_fusion_app,
     make_part,
@@ -86,7 +87,8 @@ def run_worker(
     streams, fusions = split_fusions(recipes)
     if role_names == ["processor"] and not streams:
         raise KymoError(f"--roles processor: {', '.join(recipes)} takes events, which is the work of role model")
-    deployments = _load(streams, bundle, settings)
+    processes = role_names == ["processor"] and bundle is None
+    deployments = load_processors(streams) if processes else _load(streams, bundle, settings)
     check_names([*(deployment.recipe.name for deployment in deployments), *(fusion.name for fusion in fusions)])
     if set(role_names) != {BOTH}:
         for deployment in deployments:
@@ -162,7 +164,7 @@ def _serve(
     sys.setswitchinterval(0.0005)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    metrics = WorkerMetrics({deployment.recipe.name: deployment.bundle.id for deployment in deployments})
+    metrics = WorkerMetrics({d.recipe.name: d.bundle.id if d.loaded else "" for d in deployments})
     metrics.recipes |= {fusion.name: RecipeMetrics() for fusion in fusions}
     followers: list[Service] = []
     if follows:
