@@ -1,4 +1,4 @@
-"""``kymo inspect`` and ``kymo plot``. In: paths. Out: what files hold, in words or JSON; a page, or a picture."""
+"""``kymo inspect`` and ``kymo plot``. In: paths. Out: what files hold, in words or JSON; a page, a picture or a film."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-_KINDS = (".html", ".png")
+_KINDS = (".html", ".png", ".mp4", ".gif")
 _LABELS = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -62,7 +62,10 @@ def inspect(paths: tuple[str, ...], as_json: bool) -> None:
 @click.option("--stream", "streams", multiple=True, help="Only this stream (again for more).")
 @click.option("--start", "start_s", type=click.FloatRange(0), default=0.0, help="Seconds to leave out at the start.")
 @click.option("--duration", "duration_s", type=click.FloatRange(0, min_open=True), help="Seconds to show.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="X.html, or X.png of one session.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="X.html; X.png of one session; X.mp4 or X.gif."
+)
+@click.option("--fps", "film_hz", type=click.FloatRange(0, min_open=True), help="Frames a second of X.mp4 or X.gif.")
 @click.option("--json", "as_json", is_flag=True, help="Print what is shown as JSON.")
 def plot(
     paths: tuple[str, ...],
@@ -76,7 +79,8 @@ def plot(
     """Draw recordings: their streams over time, labels shaded.
 
     Writes NAME.html into the current folder, or whatever --out says: a page that can be zoomed and read with the pointer. All
-    streams of a recording are drawn, of an MCAP file all topics.
+    streams of a recording are drawn, of an MCAP file all topics. X.mp4 and X.gif show the frames of one session: those that
+    it holds, or those that the recipe's steps make, such as `animation`; by default as fast as they were recorded.
 
     Example: kymo plot recording.csv --start 60 --duration 10 --out part.png
     """

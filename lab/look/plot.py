@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kymo.lab.look.curves import COLUMNS, MOST_BANDS, MOST_CHANNELS, Band, Panel, bands_of, panel_of
+from kymo.lab.look.film import KINDS as FILMS
+from kymo.lab.look.film import frames_of, write_film
 from kymo.lab.look.live import SCRIPT, STYLE, columns_for, live_plot
 from kymo.lab.output import writing
 from kymo.models.reports import html as h
@@ -44,6 +46,7 @@ class Excerpt:
     streams: Sequence[str] = ()  # those; by default all
     start_s: float = 0.0
     duration_s: float | None = None  # by default to the end
+    film_hz: float | None = None  # frames a second of a film; by default as many as there are
 
     def of(self, recordings: Iterable[Recording]) -> Iterator[tuple[int, Recording]]:
         """That part of each recording, if it holds a sample, with the start of the whole, Unix ns."""
@@ -161,10 +164,14 @@ def plot_files(
     parts = list(islice(part.of(recordings), _MOST_SESSIONS + 1))
     if not parts:
         raise SourceError(f"{title}: nothing to draw, no stream has a sample there; look at --start and --stream")
-    if target.suffix.lower() == ".png":
-        if len(parts) > 1:
-            names = ", ".join(recording.session for _, recording in parts[:5])
-            raise SourceError(f"{title}: a PNG shows one session; name one with --session ({names} …), or write HTML")
+    if (kind := target.suffix.lower()) != ".html" and len(parts) > 1:
+        names, what = ", ".join(recording.session for _, recording in parts[:5]), "film" if kind in FILMS else "PNG"
+        raise SourceError(f"{title}: a {what} shows one session; name one with --session ({names} …), or write HTML")
+    if kind in FILMS:
+        fmt, frames = frames_of(parts[0][1], load_recipe(recipe) if recipe else None)
+        count = write_film(target, frames, part.film_hz or float(fmt.rate))
+        return target, [{**facts(parts[0][1]), "frames": count}]
+    if kind == ".png":
         data = plot_recording(parts[0][1], origin_ns=parts[0][0])[0].png
     else:
         data = _page(parts[:_MOST_SESSIONS], title, len(parts) > _MOST_SESSIONS).encode()
