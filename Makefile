@@ -25,7 +25,7 @@ parallel = PYTHONDONTWRITEBYTECODE= $(bin)/python -m pytest --numprocesses logic
 everything := kafka,audio,parquet,excel,video,frames,synth,physio,demo,report,torch,tensorflow,bench,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench loop magnetic up setup chaos large soak pins clean
+.PHONY: help demo test check bench loop magnetic physio up setup chaos large soak pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
@@ -49,6 +49,9 @@ loop: .venv/.setup ## the closed loop on real recordings: live accuracy rises wh
 
 magnetic: .venv/.setup ## from nothing to a trained, registered, serving detector of magnetic distortion
 	@$(bin)/python -m kymo.examples.magnetic $(ARGS)
+
+physio: .venv/.setup ## a listener's skin, pulse, temperature and pupils as a live animation; ARGS="P01.xlsx"
+	@$(bin)/python -m kymo.examples.physio $(ARGS)
 
 up: .venv/.demo ## broker, worker and archive until Ctrl-C
 	@$(bin)/kymo up

@@ -1,0 +1,66 @@
+"""`make physio`: a listener's signals through Kafka, as frames."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kymo.deploy.children import kymo_environment
+from kymo.examples.physio import Screen, newest_ns, recipe_text, signals_of, write_session
+from kymo.lab.look.film import frames_of
+from kymo.processors.recipe.load import parse_recipe
+from kymo.processors.steps.images import Encode
+from kymo.streams.chunk import Array, Chunk, Format, Header
+from kymo.streams.readers import read
+
+pytest.importorskip("neurokit2", reason="the extra `physio` is not installed")
+
+
+def test_the_simulated_session_is_what_its_recipe_takes(tmp_path: Path) -> None:
+    signals, start_ns, labels = signals_of(None)
+    assert all(stream.endswith(".simulated") for stream in signals)
+    assert [label.label for label in labels] == ["classical", "instrumental", "pop"]
+    write_session(tmp_path / "listener", signals, start_ns)
+    recipe = parse_recipe(recipe_text(signals))
+    (recording,) = read([str(tmp_path / "listener")], recipe.read_options())
+    fmt, frames = frames_of(recording, recipe)
+    assert (fmt.stream, fmt.rate, labels[-1].end_ns) == ("animation", 1, recording.end_ns)
+    assert len([*frames]) == 360 - 30
+    first = Chunk(Header("s", recording.start_ns, fmt), 0, np.empty(1, object))
+    assert newest_ns(first) == recording.start_ns + 30 * 10**9
+
+
+def test_a_frame_in_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels: Array = np.full((1, 8, 8, 3), (200, 30, 40), np.uint8)
+    (image,) = Encode(quality=95).apply(pixels, Format("video", ("r", "g", "b"), (), 1, "uint8", (8, 8, 3)))  # type: ignore[arg-type]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    screen = Screen()
+    for caption in ("00:01", "00:02"):
+        screen.show(np.array([image], object), caption)
+    first, _, second = capsys.readouterr().out.partition("\x1b[29A")
+    assert first.count("▀") == second.count("▀") == 56 * 28
+    assert "38;2;200;3" in first
+    assert ("00:01" in first, "00:02" in second) == (True, True)
+
+
+@pytest.mark.slow
+@pytest.mark.broker
+def test_frames_come_through_kafka_into_a_film(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kymo.examples.physio", "--speed", "300", "--film", "a.gif", "--json"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=kymo_environment({}), capture_output=True, text=True, check=False, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["frames"], result["events"], result["film"]) == (330, 0, "a.gif")
+    assert [line.split("  ")[-1] for line in done.stderr.splitlines() if line.endswith("begins")] == [
+        "classical begins",
+        "instrumental begins",
+        "pop begins",
+    ]
+    assert (tmp_path / "a.gif").stat().st_size > 10**5
