@@ -50,7 +50,6 @@ class BundleHead:
 
     @property
     def kind(self) -> str:
-        """``classes`` or ``number``."""
         return "classes" if self.labels else "number"
 
     @property
@@ -94,12 +93,10 @@ class Bundle:
 
     @property
     def columns(self) -> int:
-        """Width of the model's output."""
         return len(self.labels) + sum(head.width for head in self.heads)
 
     @property
     def model_path(self) -> Path:
-        """The ONNX file."""
         return self.path / MODEL
 
     @property
@@ -145,7 +142,6 @@ class Bundle:
 
 
 def check_model(recipe: Recipe) -> None:
-    """Refuse a recipe that has nothing to classify with."""
     if recipe.model is None:
         raise RecipeError(f"recipe `{recipe.name}` has no [model], so there is nothing to classify with", recipe.path)
 

@@ -47,8 +47,6 @@ OnWindow = Callable[[JudgedWindow], None]
 
 @dataclass(slots=True)
 class Judgement:
-    """What a bundle says of labelled recordings."""
-
     bundle: Bundle
     held_out: HeldOut = field(default_factory=HeldOut)  # the windows, in the order of the recordings, then of time
     # subject (or session) and truth of recordings that gave no window; by head, the truths of those recordings
@@ -61,7 +59,6 @@ class Judgement:
     doubts: dict[str, str] = field(default_factory=dict)  # by session, why it is unlike all that was learned from
 
     def scores(self) -> Scores:
-        """All of its scores."""
         scores = {"bundle": self.bundle.id, **self.held_out.scores(self.missed, self.missed_heads)}
         return Scores(scores, unknown_windows=self.unknown, doubts=self.doubts)
 
@@ -100,7 +97,6 @@ def without(recordings: Iterable[Recording], recipe: Recipe, streams: Sequence[s
 def evaluate(
     recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording], on_window: OnWindow = lambda _: None
 ) -> Scores:
-    """Scores of a bundle."""
     return judge_recordings(recipe, bundle, recordings, on_window).scores()
 
 

@@ -50,7 +50,6 @@ class Fusion:
 
     @property
     def over(self) -> bool:
-        """Whether nothing is remembered."""
         return not self._newest
 
     def push(self, item: Event, now_ns: int) -> list[Event]:
@@ -167,7 +166,6 @@ class Fusion:
         )
 
     def snapshot(self) -> dict[str, Any]:
-        """All that it remembers, as JSON values."""
         return {
             "windows": [event.to_dict() for event in self._windows],
             "events": {name: [event.to_dict() for event in events] for name, events in self._events.items()},

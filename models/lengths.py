@@ -87,7 +87,6 @@ def _window_samples(stream: str, recipe: Recipe) -> int:
 
 
 def widen(lengths: Lengths, found: Mapping[str, Sequence[float]]) -> None:
-    """Take a recording that is learned from into account."""
     for name, (low, high, most) in found.items():
         before = lengths.get(name, (low, high, most))
         lengths[name] = [min(before[0], low), max(before[1], high), max(before[2], most)]
@@ -118,14 +117,11 @@ class FirstSamples:
 
 
 class _FirstOfStream:
-    """Listens to one of a session's streams."""
-
     def __init__(self) -> None:
         self._chunks: list[Chunk] = []
         self._windows: list[Lengths] = []
 
     def doubt(self, learned: Mapping[str, Sequence[float]], chunk: Chunk, recipe: Recipe) -> str | None:
-        """See :meth:`FirstSamples.doubt`."""
         if (
             self._chunks and self._chunks[-1].header != chunk.header
         ):  # other units or channels: another sensor, for all that is known

@@ -39,8 +39,6 @@ _REMEMBERED = "state"  # by which a session's memory has the state
 
 
 class OnnxModel:
-    """A loaded ONNX model."""
-
     def __init__(self, model: Path | bytes, input_name: str, output_name: str, rule: str = "any") -> None:
         self.session = load_session(model)
         self._input, self._outputs = input_name, [output_name]
@@ -57,7 +55,6 @@ class OnnxModel:
 
     @property
     def rule(self) -> str:
-        """How windows are put together."""
         return self._rule
 
     @rule.setter
@@ -69,7 +66,6 @@ class OnnxModel:
         self._size = {"any": MAX_BATCH, "single": 1}.get(kind) or max(1, int(size))
 
     def run(self, batch: Array) -> Array:
-        """Logits of each window."""
         size = self._size if self._padded else min(self._size, most_together(batch.shape[1:], batch.dtype))
         parts = [self._run(batch[i : i + size]) for i in range(0, len(batch), size)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -121,8 +117,6 @@ class OnnxModel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StreamState:
-    """What a stateful model remembers of one session."""
-
     hidden: NDArray[np.float32]  # ``(size,)`` float32: the network's own memory
     pending: NDArray[np.float32]  # ``(m, *shape)`` float32, m below a hop: samples that wait for the rest of their hop
     hops: int = 0  # hops that went through; the last output is of the samples before ``hops * hop``
@@ -155,11 +149,9 @@ class StatefulModel:
         self.columns: int = outputs[output_name][1]  # numbers an output has
 
     def start(self) -> StreamState:
-        """The state at a session's begin."""
         return StreamState(np.zeros(self.size, np.float32), np.zeros((0, *self.shape), np.float32))
 
     def step(self, state: StreamState, samples: Array) -> tuple[StreamState, NDArray[np.float32]]:
-        """Go on with some samples."""
         if samples.shape[1:] != self.shape or state.hidden.shape != (self.size,):
             raise BundleError(
                 f"samples of {samples.shape[1:]} and a state of {state.hidden.shape}, expected {self.shape} and "
@@ -196,7 +188,6 @@ class StatefulModel:
         return logits
 
     def _recall(self, window: Window, memory: dict[str, Any]) -> StreamState:
-        """The state that a window goes on from."""
         fresh = self.start()
         if _REMEMBERED not in memory:
             return fresh
@@ -212,7 +203,6 @@ def follows(window: Window, end_index: int, end_ns: int) -> bool:
 
 
 def most_together(shape: Sequence[int], dtype: Any) -> int:
-    """How many windows are run together at most."""
     window = math.prod(shape) * int(np.dtype(dtype).itemsize)
     return max(1, min(MAX_BATCH, BATCH // max(1, window)))
 

@@ -97,14 +97,12 @@ class Pool:
         return filtered
 
     def to_json(self) -> dict[str, Any]:
-        """For a manifest."""
         if self.kind == "mean":
             return {"kind": "mean", "windows": self.windows}
         return {"kind": "hmm", "transitions": [list(row) for row in self.transitions], "start": list(self.start)}
 
     @classmethod
     def from_json(cls, described: Mapping[str, Any]) -> Pool:
-        """What :meth:`to_json` gave."""
         try:
             return read(cls, described, strict=False)
         except SchemaError as error:

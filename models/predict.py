@@ -152,7 +152,6 @@ class Classifier:
             )
 
     def _classes(self, head: BundleHead, logits: list[float]) -> tuple[str, float, dict[str, float]]:
-        """Label, its probability, and those of all."""
         probabilities = softmax(logits, head.temperature)
         probability = max(probabilities)
         self.counts["not_finite"] += not probability
@@ -223,7 +222,6 @@ class Predictor:
         return [[event.to_json(now_ns) for event in events] for events in predicted]
 
     def _behind_steps(self, window: Window) -> Window:
-        """A window behind all steps of the bundle's chain."""
         entry = self._stages.get(id(window.header))
         if entry is None or entry[0] is not window.header:
             if len(self._stages) >= _HEADERS:

@@ -182,7 +182,6 @@ def _windows(stage: ChainStage, chunks: Iterable[Chunk]) -> Iterator[Window]:
 
 
 def check_matched(recipe: Recipe | FusionRecipe, report: Report) -> None:
-    """Fail where no recording was the recipe's."""
     if report.recordings and not report.matched:
         session, why = next(iter(report.unmatched.items()))
         more = f" (and {report.recordings - 1} more)" if report.recordings > 1 else ""

@@ -351,7 +351,6 @@ _SCORES: dict[str, Callable[[Counts], Counts]] = {
 
 
 def score_numbers(numbers: Iterable[tuple[str, float, float]], without: int = 0) -> dict[str, Any]:
-    """Errors of numbers, of recordings and of windows."""
     by_session: dict[str, list[tuple[float, float]]] = {}
     for session, truth, answer in numbers:
         pairs = by_session.setdefault(session, [])
@@ -383,7 +382,6 @@ def _errors(pairs: Sequence[tuple[float, ...]]) -> dict[str, float | None]:
 
 
 def short_scores(heads: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Heads' scores in a few numbers each."""
     return {name: {key: scores[key] for key in SHORT if key in scores} for name, scores in heads.items()}
 
 

@@ -222,7 +222,6 @@ def _touch(entry: Path) -> None:
 
 
 def _lock_of(folder: Path) -> Path:
-    """The file by whose lock one process at a time adds to a cache and takes from it."""
     return folder.with_suffix(".lock")
 
 

@@ -43,8 +43,6 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """A window with its class."""
-
     window: Window
     label: str
     session: str = ""
@@ -67,8 +65,6 @@ class Example:
 
 @dataclass(slots=True, eq=False)
 class Dataset:
-    """Labelled windows of many recordings."""
-
     examples: list[Example] = field(default_factory=list)  # in the order of the recordings, then of time
     # by path: number of ``recordings`` and ``sha256`` of their samples and labels
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -103,7 +99,6 @@ class Dataset:
         ]
 
     def put(self, examples: Iterable[Example]) -> None:
-        """Add windows with a label, and without one."""
         for example in examples:
             (self.examples if example.label else self.unlabelled).append(example)
 
@@ -116,7 +111,6 @@ def truth_at(recipe: Recipe, cover: Cover, start_ns: int, end_ns: int, targets: 
 
 
 def asked_sets(recipe: Recipe) -> frozenset[str]:
-    """Name the label sets that a recipe learns from: its own and those of its heads."""
     return frozenset({recipe.labels.set, *(head.set for head in recipe.heads)})
 
 
@@ -144,7 +138,6 @@ def _target_at(head: HeadTable, labels: Sequence[Label]) -> _TargetAt:
 
 
 def number_of(text: str, head: HeadTable, session: str) -> float:
-    """A label as the number that a head learns."""
     why = ""
     try:
         value = float(text)
@@ -207,7 +200,6 @@ def _order(label: str) -> tuple[bool, float, str]:
 
 
 def heads_of(recipe: Recipe, examples: Sequence[Example]) -> tuple[ModelHead, ...]:
-    """Give the recipe's heads the classes that occur."""
     heads = []
     for head in recipe.heads:
         if not _known(head, examples):
@@ -242,7 +234,6 @@ def describe(head: HeadTable, examples: Sequence[Example]) -> dict[str, float]:
 
 
 def notes_on(heads: Iterable[ModelHead]) -> list[str]:
-    """Say what a user should know of heads as they were learned."""
     return [
         f"head `{head.name}`: all windows with its label have `{head.labels[0]}`, so it will say nothing else"
         for head in heads

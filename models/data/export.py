@@ -57,7 +57,6 @@ def export_dataset(
     on_window: Callable[[], None] = lambda: None,
     by_subject: bool = False,  # a file a subject, before anything learns
 ) -> dict[str, Any]:
-    """Write a recipe's windows into a new folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TrainingError(f"{out} is there and not empty; name a new folder")
     if by_subject:  # numbers whose borders are left to the data stay numbers

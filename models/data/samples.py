@@ -73,7 +73,6 @@ def _without_padding(window: Window) -> Window:
 
 
 def apply_steps(steps: Sequence[Spec], windows: Iterable[Window]) -> Iterator[Window]:
-    """Send windows through per-window steps, one by one."""
     stages = [step.build() for step in steps]
     for window in windows:
         for stage in stages:
@@ -82,7 +81,6 @@ def apply_steps(steps: Sequence[Spec], windows: Iterable[Window]) -> Iterator[Wi
 
 
 def with_steps(examples: Sequence[Example], steps: Sequence[Spec]) -> Iterator[Example]:
-    """Send the windows of examples through per-window steps, one by one."""
     windows = apply_steps(steps, (example.window for example in examples))
     return (replace(example, window=window) for example, window in zip(examples, windows, strict=True))
 
@@ -102,7 +100,6 @@ def to_samples(
 
 
 def _array_of(windows: Iterable[Window], count: int, layout: str = "channels_last") -> Array:
-    """Put so many windows into one float32 array."""
     rows: Array | None = None
     for i, window in enumerate(windows):
         data = np.moveaxis(window.data, -1, 0) if layout == "channels_first" else window.data
@@ -139,7 +136,6 @@ def is_stateful(parameters: Any) -> bool:
 
 
 def link_runs(dataset: Dataset) -> list[Example]:
-    """Give each example of a data set the run that it stands in."""
     sessions: dict[tuple[str, str], list[Window]] = {}
     for example in (*dataset.examples, *dataset.unlabelled):
         sessions.setdefault((example.recording, example.session), []).append(example.window)
@@ -167,7 +163,6 @@ def _runs(windows: Sequence[Window]) -> Iterable[tuple[Window, ...]]:
 
 
 def _place(example: Example) -> int:
-    """Tell which of its run's windows an example's is."""
     window, first = example.window, example.run[0]
     return (window.start_index - first.start_index) // (first.end_index - first.start_index)
 
@@ -246,18 +241,15 @@ class SplitData:
 
     @property
     def questions(self) -> tuple[ModelHead, ...]:
-        """The recipe's own question, and its further heads."""
         return (ModelHead("", self.labels), *self.heads)
 
     @property
     def format(self) -> Format:
-        """Of the windows."""
         fmt = self.recipe.input_format()
         return self.chain.output({fmt.stream: fmt})
 
     @property
     def validation(self) -> list[Example]:
-        """What is judged by."""
         return [self.examples[i] for i in self.split.validation]
 
     @property

@@ -40,8 +40,6 @@ _MANY, _EACH, _BUDGET = 50, 12, 30_000
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Which windows are learned from, and which are held out."""
-
     training: list[int]  # numbers of examples, ascending
     validation: list[int]
     kind: str  # ``subject``, ``session``, ``time``, ``column`` or ``window``
@@ -375,7 +373,6 @@ def hold_out_by_name(groups: Mapping[str, str], share: float = 0.25) -> set[str]
 
 
 def _hash_share(name: str) -> float:
-    """Turn a name into a number from 0 to below 1."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 

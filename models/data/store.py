@@ -42,8 +42,6 @@ _RECORD = np.dtype(
 
 
 class StoreWriter:
-    """Writes windows into a folder."""
-
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
         self._rows: _RowWriter | None = None  # from the first window on
@@ -155,8 +153,6 @@ class _Column:
 
 
 class _RowWriter:
-    """Writes rows into a file."""
-
     def __init__(self, path: Path) -> None:
         self.count = 0
         self.file = path.open("wb")
@@ -175,7 +171,6 @@ class _RowWriter:
 
 
 def open_store(folder: Path) -> Dataset:
-    """Open the data set of a folder."""
     about = json.loads((folder / DATASET).read_text())
     records = np.load(folder / WINDOWS)
     shape = (about["rows"], *about["row_shape"])
@@ -201,7 +196,6 @@ def open_store(folder: Path) -> Dataset:
 
 
 def _targets(folder: Path, heads: Mapping[str, Sequence[str]], count: int) -> list[Targets]:
-    """Read what is known of each window."""
     if not heads:
         return [{}] * count
     return [

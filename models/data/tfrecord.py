@@ -23,7 +23,6 @@ from kymo.streams.errors import SourceError
 Feature = str | int | list[int] | NDArray[np.float32]
 _LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
 _POLYNOMIAL = 0x82F63B78  # Castagnoli's, bits reversed
-_Words = NDArray[np.uint32]
 
 
 def tfrecord(data: bytes) -> bytes:
@@ -136,55 +135,20 @@ def _checksum() -> Callable[[bytes], int]:
 def crc32c(data: bytes) -> int:
     """Compute a CRC-32C (RFC 3720, appendix B.4).
 
-    The bytes are cut into lanes that numpy runs through side by side. A CRC is linear: that of two lanes is the first one's,
-    moved on by as many zero bytes as the second has, plus the second one's.
-
     Examples
     --------
     >>> hex(crc32c(b"123456789"))
     '0xe3069283'
     """
-    register, table = 0xFFFFFFFF, _moved_on(1)[0]
-    if len(data) < 64:
-        for byte in data:
-            register = table[(register ^ byte) & 255] ^ register >> 8
-        return register ^ 0xFFFFFFFF
-    length = 1 << len(data).bit_length() // 2
-    # Zeros in front change nothing as long as the register is 0; that it begins as ones is the same as flipping 32 bits.
-    padded = np.zeros(-(-len(data) // length) * length, np.uint8)
-    padded[-len(data) :] = np.frombuffer(data, np.uint8)
-    padded[-len(data) :][:4] ^= 255
-    lanes: _Words = np.zeros(len(padded) // length, np.uint32)
-    for column in np.ascontiguousarray(padded.reshape(-1, length).T):
-        lanes = _byte_further(lanes ^ column)
-    first, second, third, fourth = _moved_on(length)
-    register = 0
-    for lane in lanes.tolist():
-        moved = (
-            first[register & 255] ^ second[register >> 8 & 255] ^ third[register >> 16 & 255] ^ fourth[register >> 24]
-        )
-        register = moved ^ lane
+    register, table = 0xFFFFFFFF, _table()
+    for byte in data:
+        register = table[(register ^ byte) & 255] ^ register >> 8
     return register ^ 0xFFFFFFFF
 
 
 @cache
-def _table() -> _Words:
-    states = np.arange(256, dtype=np.uint32)
+def _table() -> list[int]:
+    states = list(range(256))
     for _ in range(8):
-        states = np.where(states & 1, states >> 1 ^ np.uint32(_POLYNOMIAL), states >> 1)
-    return states.astype(np.uint32)
-
-
-def _byte_further(states: _Words) -> _Words:
-    further: _Words = _table()[states & 255] ^ states >> 8
-    return further
-
-
-@cache
-def _moved_on(count: int) -> list[list[int]]:
-    """Tell what becomes of each value of each of the register's four bytes after `count` zero bytes."""
-    states: Any = np.arange(256, dtype=np.uint32) << np.arange(0, 32, 8, dtype=np.uint32)[:, None]
-    for _ in range(count):
-        states = _byte_further(states)
-    moved: list[list[int]] = states.tolist()
-    return moved
+        states = [state >> 1 ^ (_POLYNOMIAL if state & 1 else 0) for state in states]
+    return states

@@ -35,8 +35,6 @@ _BEFORE = "current"  # how earlier versions of Kymo named the champion
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of a recipe's log."""
-
     at_ns: int  # when, Unix ns; grows from line to line
     action: str  # ``promote`` or ``rollback``
     alias: str  # ``champion`` or ``shadow``
@@ -51,8 +49,6 @@ class Entry:
 
 
 class Registry:
-    """The registry at a folder or URL."""
-
     def __init__(self, store: Store) -> None:
         self.store = store
 
@@ -168,7 +164,6 @@ class Registry:
 
 
 def _path(*names: str) -> str:
-    """Give the path of a recipe, or of a version of it, inside the registry."""
     if wrong := [name for name in names if not is_file_name(name)]:
         raise BundleError(f"registry: {str(wrong[0])[:80]!r} is no name of a recipe or a version; expected {RULE}")
     return "/".join(names)

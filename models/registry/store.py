@@ -57,7 +57,6 @@ class LocalStore:
         return True
 
     def folders(self, path: str) -> list[str]:
-        """List the names of the folders inside a folder, sorted."""
         entries = (self.root / path).iterdir() if (self.root / path).is_dir() else []
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 

@@ -20,7 +20,6 @@ def _scores(scores: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def render_split(record: RunRecord) -> str:
-    """Who stands on which side."""
     facts, folds = record.split, cross_validation(record.split)
     kind, seed = facts.get("kind"), facts.get("seed")
     sides = {side: facts.get(side) or {} for side in ("training", "validation")}
@@ -100,14 +99,12 @@ def _candidate(model: Candidate) -> tuple[Any, ...]:
 
 
 def render_settings(record: RunRecord) -> str:
-    """Parameters of the model and of its training, and the recipe."""
     tables = {"Model": record.parameters, "Training": record.training, "Pooling over time": record.pooling}
     text = h.figures([_values(name, "parameter", values) for name, values in tables.items() if values])
     return text + (h.details("The recipe", h.code(record.recipe_text)) if record.recipe_text else "")
 
 
 def _values(caption: str, of: str, values: Mapping[str, Any]) -> str:
-    """Whatever stands by a name."""
     return h.table(caption, {of: "", "value": "code"}, [(name, _value(value)) for name, value in values.items()])
 
 

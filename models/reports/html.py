@@ -186,7 +186,6 @@ def paragraph(text: str, kind: str = "") -> str:
 
 
 def listed(items: Iterable[str]) -> str:
-    """A list of texts."""
     return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
 
 
@@ -205,14 +204,12 @@ def details(summary: str, inner: str) -> str:
 
 
 def code(text: str) -> str:
-    """A text as it was written."""
     return f"<pre>{escape(text)}</pre>"
 
 
 def page(
     title: str, lead: str, sections: Sequence[tuple[str, str]], foot: str, live: tuple[str, str] = ("", "")
 ) -> str:
-    """The whole page."""
     shown = [(f"section-{i}", name, inner) for i, (name, inner) in enumerate(sections) if inner]
     links = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name, _ in shown)
     body = "\n".join(

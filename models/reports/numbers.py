@@ -160,5 +160,4 @@ class JudgedWindows:
 
     @property
     def accuracy(self) -> float:
-        """Share of windows answered rightly."""
         return float(np.mean(self.truth == self.answers))

@@ -49,7 +49,6 @@ class Gallery:
 def render_summary(
     scores: Mapping[str, Any], judged: JudgedWindows | None, seconds: float = 0, peak_mb: float = 0
 ) -> str:
-    """The numbers that matter most."""
     cards = []
     if scores.get("n") and "accuracy" in scores:
         n, share = int(scores["n"]), float(scores["accuracy"] if scores["accuracy"] is not None else math.nan)
@@ -88,7 +87,6 @@ def _interval(scores: Mapping[str, Any], name: str) -> str:
 
 
 def render_curves(record: RunRecord, gallery: Gallery) -> str:
-    """Loss and accuracy by epoch."""
     history = [epoch for epoch in record.history if "epoch" in epoch]
     if not history:
         return ""
@@ -169,7 +167,6 @@ def _confusions(counts: numbers.Integers, labels: Sequence[str]) -> str:
 
 
 def render_per_class(scores: Mapping[str, Any], judged: JudgedWindows | None) -> str:
-    """Precision, recall and F1 of every class, of recordings and of windows."""
     units = {"Recordings": scores.get("per_class") or {}}
     units["Windows"] = numbers.class_rows(judged.counts, judged.labels) if judged else {}
     return h.figures(_class_table(unit, rows) for unit, rows in units.items() if rows)

@@ -74,7 +74,6 @@ def pictures(record: RunRecord, window_of: Callable[[int], Window]) -> dict[int,
 def report_files(
     record: RunRecord, drawn: Mapping[int, Picture] | None = None, title: str | None = None
 ) -> dict[str, bytes]:
-    """A report."""
     gallery, judged = Gallery(), None if record.numbers_alone else _judged(record)
     sections: Sequence[tuple[str, str]] = [
         ("Learning curves", performance.render_curves(record, gallery)),
@@ -133,7 +132,6 @@ def _lead(record: RunRecord, judged: JudgedWindows | None, gallery: Gallery) -> 
 
 
 def _on_scores(scores: Mapping[str, Any]) -> list[str]:
-    """What a reader of the scores must know."""
     limits, notes = scores.get("interval") or {}, []
     if missing := scores.get("not_judged"):
         notes.append(f"Not judged: {', '.join(missing)}. No recording of that is among these, so no score counts it.")

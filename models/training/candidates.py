@@ -55,8 +55,6 @@ class Sides:
 
 @dataclass(slots=True, eq=False)
 class FittedModel:
-    """A model that has learned."""
-
     plan: FitPlan  # what it was made by
     data: SplitData
     model: Architecture
@@ -341,7 +339,6 @@ def fit(
     on_epoch: Callable[[Epoch], None],
     stops: bool = False,  # whether the other side says when to stop
 ) -> FittedModel:
-    """A model that has learned the training side."""
     started, recipe, settings = time.monotonic(), run.recipe, run.settings
     layout = architecture(plan.architecture).layout
     training, validation = data.samples(layout, plan.parameters, settings["sequence"])
@@ -371,7 +368,6 @@ def fit(
 
 
 def _build(plan: FitPlan, data: SplitData, seed: int) -> Architecture:
-    """A fresh model for the windows of a split."""
     kind: Any = architecture(plan.architecture)
     arguments = (data.format, data.labels, plan.parameters, seed)
     if data.heads and not getattr(kind, "several_heads", False):
@@ -433,7 +429,6 @@ def told(data: SplitData, outputs: Array, temperatures: Sequence[float], pool: P
 
 
 def _parts(outputs: Array, questions: Sequence[ModelHead]) -> list[Array]:
-    """Columns of each question."""
     ends = np.cumsum([question.width for question in questions])
     return np.split(outputs, ends[:-1], axis=1)
 

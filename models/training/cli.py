@@ -87,7 +87,6 @@ def train_command(
 
 
 def _facts(trained: Trained) -> dict[str, Any]:
-    """For ``--json``."""
     bundle, record = trained.bundle, trained.record
     return {
         "bundle": bundle.id,
@@ -194,7 +193,6 @@ def evaluate_command(recipe: str, more: tuple[str, ...], paths: tuple[str, ...],
 
 
 def _experiment(paths: tuple[str, ...]) -> Experiment:
-    """The experiment that is judged."""
     from kymo.streams.readers.files import EXPERIMENT_SUFFIX, load_experiment
 
     if len(paths) != 1 or not paths[0].lower().endswith(EXPERIMENT_SUFFIX):
@@ -203,7 +201,6 @@ def _experiment(paths: tuple[str, ...]) -> Experiment:
 
 
 def _class_table(scores: dict[str, Any]) -> Table:
-    """What each class was taken for."""
     from rich import box
     from rich.table import Table
 
@@ -263,7 +260,6 @@ class _Period(click.ParamType):
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Seconds."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", str(value))
         if match is None or not float(match[1]):
             self.fail(f"{value!r}: expected a time such as 90s, 30m, 1h or 1d", param, ctx)

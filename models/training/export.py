@@ -36,8 +36,6 @@ _LENGTHS = (1, 3, 7)  # windows of random sequences
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """An exported model."""
-
     model: bytes
     batch: str  # the batch rule under which no window's result depends on the others
     # largest difference between a logit here and there, divided by 1 + the logit's size; None where the model predicts by this graph

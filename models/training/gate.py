@@ -53,8 +53,6 @@ Answers = Mapping[str, Sequence[Pair]]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a comparison came to."""
-
     promote: bool  # whether the candidate is better by more than chance
     metric: str  # what was compared: ``accuracy`` or ``macro_f1`` of sessions, or ``window_accuracy``
     sessions: int  # how many judged
@@ -137,7 +135,6 @@ def compare(
     metric: str = "accuracy",
     subjects: Mapping[str, str] | None = None,  # see :func:`judge`
 ) -> Verdict:
-    """Have two bundles judge the same recordings."""
     sessions = list(recordings)
     sides = [_answers(bundle, sessions, recipe, metric) for bundle in (champion, candidate)]
     for name in {*sides[0], *sides[1]}:  # a bundle that gives no window for a session has not answered
@@ -175,8 +172,6 @@ class GatePlan:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a round came to."""
-
     recipe: str
     promoted: bool = False  # whether there is a new champion
     bundle: str = ""  # the new model; empty where none was trained
@@ -190,7 +185,6 @@ class Outcome:
     seconds: float = 0.0
 
     def line(self) -> str:
-        """All of it on one line."""
         if not self.bundle:
             return f"{self.recipe}: {self.champion or 'no champion'} stays: {self.reason}"
         what = f"{self.bundle} promoted" if self.promoted else f"{self.champion} stays, {self.bundle} is not promoted"

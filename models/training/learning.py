@@ -28,7 +28,6 @@ _WARM = 0.1  # share of the steps over which a cosine schedule rises
 
 
 def predict_batch(windows: Array) -> int:
-    """How many windows are predicted together."""
     return max(1, min(_PREDICT_BATCH, 8 * BATCH // max(1, 4 * math.prod(windows.shape[1:]))))
 
 
@@ -157,7 +156,6 @@ class FitLoop(ABC):
 
 
 def rate(learning: LearningSettings, course: Course, step: int, total: int, patience: int) -> float:
-    """Learning rate of a step."""
     if learning.schedule == "plateau":
         return learning.learning_rate * course.factor(patience)
     if learning.schedule == "none":

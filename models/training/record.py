@@ -33,8 +33,6 @@ _PACKAGES = ("kymo", "numpy", "scipy", "onnxruntime")
 
 @dataclass(slots=True, eq=False)
 class Candidate:
-    """One model that was fitted on the training side."""
-
     name: str  # architecture, and in a search the number of the trial
     parameters: dict[str, Any] = field(default_factory=dict)  # all of its parameters
     # of the validation windows and recordings: :mod:`kymo.models.scores`
@@ -48,8 +46,6 @@ class Candidate:
 
 @dataclass(slots=True, eq=False)
 class RunRecord:
-    """A training run."""
-
     recipe: str  # the recipe's name
     recipe_text: str = ""  # its TOML, empty where it came from no file
     architecture: str = ""  # what was bundled
@@ -76,7 +72,6 @@ class RunRecord:
 
     @property
     def numbers_alone(self) -> bool:
-        """Whether the recipe has no classes, a regression alone."""
         return self.held_out.numbers_alone
 
     def to_json(self) -> str:
@@ -85,7 +80,6 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> RunRecord:
-        """The record that a text holds."""
         try:
             facts = read_object(text, MAX_FILE_BYTES)
             held, candidates = facts.pop("held_out"), facts.pop("candidates")

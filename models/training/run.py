@@ -77,8 +77,6 @@ class TrainRequest:
 
 @dataclass(frozen=True, slots=True)
 class FitPlan:
-    """What is to be fitted."""
-
     name: str  # for people and for the record
     architecture: str  # in the zoo
     parameters: Mapping[str, Any]  # as a recipe's ``[model]`` has them

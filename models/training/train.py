@@ -53,8 +53,6 @@ _WEIGHTS = {"keras": "weights.h5", "tensorflow": "weights.h5", "torch": "pt"}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """What came of a training run."""
-
     bundle: Bundle  # written and read back
     # of the validation windows; empty where there are none. See :mod:`kymo.models.scores`
     scores: Scores
@@ -64,7 +62,6 @@ class Trained:
 
     @property
     def report(self) -> Path:
-        """The page with figures."""
         return self.bundle.path / "report" / "report.html"
 
     def _repr_html_(self) -> str:
@@ -136,7 +133,6 @@ def _digest(dataset: Dataset) -> str:
 
 
 def _choose(contenders: list[Contender], windows_of: str) -> tuple[Contender, str]:
-    """The best, and a sentence about it."""
     winner = choose(contenders, windows_of)
     name, others = winner.plan.name, [other for other in contenders if other.plan is not winner.plan]
     if not winner.parts:

@@ -134,7 +134,6 @@ def takes(make: type[Architecture]) -> str:
 
 
 def architecture(name: str) -> type[Architecture]:
-    """Import the class of an architecture."""
     if name not in ARCHITECTURES:
         raise TrainingError(f"[model] architecture {name!r}: expected one of {', '.join(sorted(ARCHITECTURES))}")
     module, _, cls = ARCHITECTURES[name].partition(":")
@@ -157,7 +156,7 @@ def check_axes(name: str, fmt: Format) -> None:
 
 
 def read_parameters(parameters: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
-    """Check the parameters of ``[model]`` by a dataclass, and fill in its defaults."""
+    """Check the parameters of ``[model]`` by a dataclass, and fill in its defaults; docs/architectures.md says what each means."""
     try:
         return asdict(read(kind, parameters))
     except SchemaError as wrong:

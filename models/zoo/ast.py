@@ -25,8 +25,6 @@ LAYOUTS = ("tiles", "channels")
 
 @dataclass(frozen=True)
 class AstParameters:
-    """What ``[model]`` takes; docs/architectures.md says what each means."""
-
     patch_time: Count = 8
     patch_bins: Whole = 0
     stride_time: Whole = 0
@@ -48,8 +46,6 @@ class AstParameters:
 
 
 class Ast(TorchArchitecture):
-    """The network as an :class:`~kymo.models.zoo.Architecture`."""
-
     name, takes_parameters = "ast", AstParameters
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers", "onnx", "onnxscript")
     search: ClassVar[Mapping[str, Range]] = {
@@ -103,7 +99,6 @@ class _Patches(nn.Module):
 
 
 def _fresh(p: Mapping[str, Any], plane: tuple[int, int, int], bins: int) -> Any:
-    """Make an ASTModel of the size that is asked for, with new weights."""
     from transformers import ASTConfig, ASTModel
 
     patch = (min(p["patch_bins"] or bins, bins), min(p["patch_time"], plane[2]))

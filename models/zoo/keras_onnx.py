@@ -57,7 +57,6 @@ class KerasArchitecture(Network):
             return path.read_bytes()
 
     def export(self, path: Path, input_name: str, output_name: str) -> None:
-        """Write ONNX with a free batch size."""
         path.write_bytes(keras_to_onnx(self.model, input_name, output_name))
 
 

@@ -24,8 +24,6 @@ from kymo.streams.errors import TrainingError
 
 @dataclass(frozen=True)
 class MagnitudeRuleParameters:
-    """What ``[model]`` takes; docs/architectures.md says what each means."""
-
     channels: str = "mag*"
 
 
@@ -35,8 +33,6 @@ Floats = NDArray[np.float64]
 
 
 class MagnitudeRule(GraphArchitecture):
-    """The rule as an :class:`~kymo.models.zoo.Architecture`."""
-
     one_number: ClassVar[bool] = True  # of a window is all it looks at: it cannot learn whatever it is given
     cpu_sized: ClassVar[Mapping[str, Any]] = {"channels": "*"}
 

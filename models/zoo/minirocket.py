@@ -42,8 +42,6 @@ _MOST_FEATURES = 50_000  # five times the paper's: more take memory, and tell no
 
 @dataclass(frozen=True)
 class MiniRocketParameters:
-    """What ``[model]`` takes; docs/architectures.md says what each means."""
-
     features: Annotated[int, Rules(minimum=84, maximum=_MOST_FEATURES)] = 10_000
     windows: Annotated[int, Rules(minimum=2)] = 4096
 
@@ -61,8 +59,6 @@ _SHARP = 2.0  # scores differ by about 2: temperatures from 1/8 on are tried, so
 
 
 class MiniRocket(GraphArchitecture):
-    """The transform and the classifier as an :class:`~kymo.models.zoo.Architecture`."""
-
     several_heads: ClassVar[bool] = True
     search: ClassVar[Mapping[str, Range]] = {"features": (2_500, 5_000, 10_000)}
 
@@ -319,7 +315,6 @@ class _Gram:
         self.values: Doubles = np.maximum(values, 0)
 
     def classes(self, classes: NDArray[np.int64], weights: Doubles) -> Ridge:
-        """Solve for classes, each with its weight."""
         targets = np.where(np.arange(len(weights)) == classes[:, None], 1.0, -1.0)
 
         def judge(scores: Doubles) -> tuple[float, float]:
@@ -329,7 +324,6 @@ class _Gram:
         return self._solve(targets, judge)
 
     def number(self, values: Array) -> Ridge:
-        """Solve for a number, in its own unit."""
         column = values.astype(np.float64)[:, None]
         middle, spread = float(column.mean()), float(column.std()) or 1.0
         targets = (column - middle) / spread

@@ -55,7 +55,6 @@ class Network:
         self.model = self.build()
 
     def read(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Check parameters, and fill in defaults."""
         return read_parameters(parameters, self.takes_parameters)
 
     @abstractmethod
@@ -71,7 +70,6 @@ class Network:
         """Have the last layer multiply what its columns are by the first, and then add the second, ``(columns,)`` each."""
 
     def learning(self) -> LearningSettings:
-        """Say how the network learns, by its parameters."""
         own = {name: self.parameters[name] for name in _LEARNING if name in self.parameters}
         return LearningSettings(self.labels, self.heads, **self.habits, **own)
 
@@ -93,6 +91,5 @@ class Network:
             self.rescale(scale, offset)
 
     def predict(self, windows: Array) -> Array:
-        """Compute outputs, ``(n, columns)`` float32, by the framework."""
         outputs: Array = self.predict_model(self.model, windows)
         return outputs

@@ -28,7 +28,6 @@ class Graph:
         self._letter = letter
 
     def constant(self, value: Any) -> str:
-        """Add a constant array and give its name."""
         from onnx import numpy_helper
 
         name = f"c{len(self.constants)}"
@@ -98,7 +97,6 @@ class GraphArchitecture:
         """Add all nodes."""
 
     def export(self, path: Path, input_name: str, output_name: str) -> None:
-        """Write ONNX with a free batch size."""
         path.write_bytes(self._graph(input_name, output_name))
 
     def _graph(self, input_name: str, output_name: str) -> bytes:
@@ -107,7 +105,6 @@ class GraphArchitecture:
         return graph.model({input_name: ("n", *self.shape)}, {output_name: ("n", self.columns)})
 
     def predict(self, windows: Array) -> Array:
-        """Compute outputs, ``(n, columns)`` float32."""
         return OnnxModel(self._graph("windows", "out"), "windows", "out").run(np.asarray(windows, np.float32))
 
     def only_epoch(self, loss: float, validation: Samples | None) -> Epoch:

@@ -31,8 +31,6 @@ _HOP_STEPS = 10  # of a stateful one's window, which learns from about twenty of
 
 @dataclass(frozen=True)
 class RecurrentParameters:
-    """What ``[model]`` takes; docs/architectures.md says what each means."""
-
     cell: Annotated[str, Rules(enum=CELLS)] = "lstm"
     units: Annotated[Count | tuple[Count, ...], Rules(expected="a whole number from 1, or one a layer")] = 64
     layers: Count = 1
@@ -59,8 +57,6 @@ _NEVER = -1e9  # a score whose exponential is 0
 
 
 class Recurrent(KerasArchitecture):
-    """The network as an :class:`~kymo.models.zoo.Architecture`."""
-
     name, takes_parameters, any_axes = "recurrent", RecurrentParameters, True
     #: Its ONNX graph takes windows of any length from ``patch`` on.
     free_time: ClassVar[bool] = True

@@ -26,8 +26,6 @@ _MOST_SEEN = 1024  # windows from which the spread is taken
 
 @dataclass(frozen=True)
 class SpectrogramCnnParameters:
-    """What ``[model]`` takes; docs/architectures.md says what each means."""
-
     width: Count = 16
     patch_time: Whole = 0
     patch_bins: Whole = 0
@@ -41,8 +39,6 @@ class SpectrogramCnnParameters:
 
 
 class SpectrogramCnn(TorchArchitecture):
-    """The network as an :class:`~kymo.models.zoo.Architecture`."""
-
     name, takes_parameters, habits = "spectrogram_cnn", SpectrogramCnnParameters, {"label_smoothing": 0.02}
     packages: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
     search: ClassVar[Mapping[str, Range]] = {

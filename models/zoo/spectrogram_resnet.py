@@ -30,8 +30,6 @@ FRONTS = ("conv2d", "deep", "conv3d", "none")
 
 @dataclass(frozen=True)
 class SpectrogramResNetParameters:
-    """What ``[model]`` takes; docs/architectures.md says what each means."""
-
     backbone: Annotated[str, Rules(enum=BACKBONES)] = "resnet50"
     weights: str = "imagenet"
     width: Whole = 0
@@ -63,8 +61,6 @@ _TIMEOUT_S = 20.0
 
 
 class SpectrogramResnet(KerasArchitecture):
-    """The network as an :class:`~kymo.models.zoo.Architecture`."""
-
     name, takes_parameters = "spectrogram_resnet", SpectrogramResNetParameters
     cpu_sized: ClassVar[Mapping[str, Any]] = {"backbone": "small", "width": 8, "dropout": 0.0}
     search: ClassVar[Mapping[str, Range]] = {

@@ -40,7 +40,6 @@ class TorchArchitecture(Network):
         return file.getvalue()
 
     def export(self, path: Path, input_name: str, output_name: str) -> None:
-        """Write ONNX with a free batch size."""
         self.model.eval()
         program = torch.onnx.export(
             self.model,
