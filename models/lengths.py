@@ -101,44 +101,37 @@ class FirstSamples:
     """Listens to the first windows of a live session, until it can be told whether they are like what was learned."""
 
     def __init__(self) -> None:
-        self._streams: dict[str, _FirstOfStream] = {}
-        self._told: set[str] = set()  # of which no more needs to be heard
+        self._chunks: dict[str, list[Chunk]] = {}  # by stream, of the window that is not whole yet
+        self._windows: dict[str, list[Lengths]] = {}
+        self._told: set[str] = set()  # streams of which no more needs to be heard
 
     def doubt(self, learned: Mapping[str, Sequence[float]], chunk: Chunk, recipe: Recipe) -> str | None:
         """As :func:`doubt` of all that was heard, the session's next chunk included; None while that is too little of some input."""
         if not learned:
             return ""
-        if chunk.stream not in self._told:
-            listener = self._streams.setdefault(chunk.stream, _FirstOfStream())
-            if why := listener.doubt(learned, chunk, recipe):
+        if chunk.stream not in self._told and self._is_enough(chunk, recipe):
+            windows = self._windows.pop(chunk.stream)
+            sensors = {name for window in windows for name in window}
+            medians = {n: np.median([w[n] for w in windows if n in w], axis=0).tolist() for n in sensors}
+            if why := _doubt(learned, medians):
                 return why
-            self._told |= {chunk.stream} if why is not None else set()
+            self._told.add(chunk.stream)
         return "" if len(self._told) >= len(recipe.inputs) else None
 
-
-class _FirstOfStream:
-    def __init__(self) -> None:
-        self._chunks: list[Chunk] = []
-        self._windows: list[Lengths] = []
-
-    def doubt(self, learned: Mapping[str, Sequence[float]], chunk: Chunk, recipe: Recipe) -> str | None:
+    def _is_enough(self, chunk: Chunk, recipe: Recipe) -> bool:
+        """Take a chunk; whether there are windows enough of its stream."""
+        chunks, windows = self._chunks.setdefault(chunk.stream, []), self._windows.setdefault(chunk.stream, [])
         if (
-            self._chunks and self._chunks[-1].header != chunk.header
+            chunks and chunks[-1].header != chunk.header
         ):  # other units or channels: another sensor, for all that is known
-            self._chunks.clear()
-        self._chunks.append(chunk)
-        if sum(part.count for part in self._chunks) < _window_samples(chunk.stream, recipe) and not chunk.end:
-            return None
-        stream = StreamData(chunk.header, np.concatenate([part.data for part in self._chunks]))
-        self._windows.append(lengths_of(stream, recipe, _MEDIANS))
-        self._chunks.clear()
-        if len(self._windows) < _FIRST_WINDOWS and not chunk.end:
-            return None
-        sensors = {name for window in self._windows for name in window}
-        return _doubt(
-            learned,
-            {name: np.median([w[name] for w in self._windows if name in w], axis=0).tolist() for name in sensors},
-        )
+            chunks.clear()
+        chunks.append(chunk)
+        if sum(part.count for part in chunks) < _window_samples(chunk.stream, recipe) and not chunk.end:
+            return False
+        stream = StreamData(chunk.header, np.concatenate([part.data for part in chunks]))
+        windows.append(lengths_of(stream, recipe, _MEDIANS))
+        chunks.clear()
+        return len(windows) >= _FIRST_WINDOWS or chunk.end
 
 
 def _doubt(learned: Mapping[str, Sequence[float]], lengths: Lengths) -> str:

@@ -14,13 +14,11 @@ from fractions import Fraction
 from itertools import chain
 
 from kymo.models.bundle import UNKNOWN
-from kymo.models.data.dataset import chunks_of, streams_of, why_not
+from kymo.models.data.dataset import chunks_of, streams_of, through, why_not
 from kymo.models.lengths import doubt
 from kymo.models.predict import BatchClassifier, Memory, Predictor, in_batches
-from kymo.processors.chain import ChainStage
 from kymo.processors.recipe.fusion import FusionRecipe
 from kymo.processors.recipe.load import Recipe
-from kymo.streams.chunk import Chunk, Window
 from kymo.streams.errors import KymoError
 from kymo.streams.events import Event
 from kymo.streams.recording import Recording, StreamData
@@ -96,8 +94,11 @@ def run(
     report = report if report is not None else Report()
     predictor = Predictor(classifier, recipe)
     for recording in _once(recordings, report):
-        streams = _choose(recipe, recording, report)
-        if streams:
+        streams = streams_of(recording, recipe)
+        report.counts["unmatched"] += len(recording.streams) - len(streams)
+        if not streams:
+            report.unmatched[recording.session] = why_not(recording, recipe)
+        else:
             report.matched += 1
             if why := "; ".join(filter(None, (doubt(classifier.bundle.lengths, s, recipe) for s in streams))):
                 report.doubts[recording.session] = why
@@ -146,15 +147,6 @@ def _why_silent(recipe: Recipe, streams: Sequence[StreamData], with_gaps: int = 
     return f"{cut} ({gaps}); see bridge_ms and max_missing of [[input]]"
 
 
-def _choose(recipe: Recipe, recording: Recording, report: Report) -> list[StreamData]:
-    """The streams that feed the recipe; what is not taken is noted."""
-    streams = streams_of(recording, recipe)
-    report.counts["unmatched"] += len(recording.streams) - len(streams)
-    if not streams:
-        report.unmatched[recording.session] = why_not(recording, recipe)
-    return streams
-
-
 def _session(
     recipe: Recipe, streams: Sequence[StreamData], predictor: Predictor, chunk_ms: int, report: Report
 ) -> Iterator[Event]:
@@ -162,7 +154,7 @@ def _session(
     stage = predictor.bundle.chain.build()
     memory: Memory = []
     chunks = chunks_of(streams, predictor.bundle.chain, Fraction(chunk_ms, 1000))
-    for windows in in_batches(_windows(stage, chunks)):
+    for windows in in_batches(through(stage, chunks)):
         predicted = predictor.predict(windows, [memory] * len(windows))
         emitted_ns = time.time_ns()
         for event in chain.from_iterable(predicted):
@@ -173,12 +165,6 @@ def _session(
     report.counts.update(counts, samples=sum(stream.count for stream in streams))
     if report.events == before:
         report.silent[streams[0].header.session] = _why_silent(recipe, streams, counts["windows_with_gaps"])
-
-
-def _windows(stage: ChainStage, chunks: Iterable[Chunk]) -> Iterator[Window]:
-    for chunk in chunks:
-        yield from stage.push(chunk)
-    yield from stage.flush()
 
 
 def check_matched(recipe: Recipe | FusionRecipe, report: Report) -> None:

@@ -98,12 +98,17 @@ def plain_name(name: str) -> str:
     return name
 
 
+def version_of(package: str) -> str:
+    """Empty where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
 def software_version() -> str:
     """Version of the installed package, or ``unknown`` where it runs from a bare folder."""
-    try:
-        return version("kymo-streams")
-    except PackageNotFoundError:
-        return "unknown"
+    return version_of("kymo-streams") or "unknown"
 
 
 def _stream(data: StreamData) -> StreamRecord:

@@ -14,6 +14,7 @@ from typing import Any
 
 from strategies import Run, chunks_from, fresh_headers, imu, one_chunk_a_run
 
+from kymo.models.data.dataset import iter_windows
 from kymo.processors.chain import Chain, PerWindow
 from kymo.processors.intake import Intake
 from kymo.processors.registry import STEPS, make_step, spec_from_json
@@ -24,6 +25,7 @@ from kymo.processors.steps.maps import Scale
 from kymo.processors.steps.spectrogram import Spectrogram
 from kymo.processors.windows import PaddedWindows, Windows
 from kymo.streams.chunk import Array, Chunk, Format, Window
+from kymo.streams.recording import StreamData
 
 Key = tuple[Any, ...]
 
@@ -382,3 +384,8 @@ def with_borders(spec: Spec, chunk_frames: int, chunk_phase: int) -> Spec:
     if isinstance(spec, FramedSpec):
         return replace(spec, chunk_frames=chunk_frames, chunk_phase=chunk_phase)
     return spec
+
+
+def windows_of(streams: Sequence[StreamData], chain: Chain) -> list[Window]:
+    """All windows that a chain makes of the streams that feed it."""
+    return list(iter_windows(streams, chain))

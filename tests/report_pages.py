@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kymo.models.reports.report import Picture, report_files
-from kymo.models.scores import HeldOut
+from kymo.models.scores import HeldHead, HeldOut
 from kymo.models.training.record import Candidate, RunRecord
 
 LABELS = ["sit", "walk", "run"]
@@ -125,3 +126,20 @@ def record(sessions: int = 6, windows: int = 10, labels: list[str] = LABELS, **c
         peak_mb=1240.0,
     )
     return replace(made, **changes)
+
+
+def read_record(text: str | bytes) -> RunRecord:
+    """The record that ``run.json`` holds."""
+    facts = json.loads(text)
+    held, candidates = facts.pop("held_out"), facts.pop("candidates")
+    kinds = {"y_true": np.int64, "probabilities": np.float64, "start_index": np.int64}
+    held |= {name: np.array(held[name], kind) for name, kind in kinds.items()}
+    held["probabilities"] = held["probabilities"].reshape(len(held["y_true"]), len(held["labels"]))
+    held["heads"] = [_head(head) for head in held["heads"]]
+    return RunRecord(**facts, held_out=HeldOut(**held), candidates=[Candidate(**one) for one in candidates])
+
+
+def _head(facts: dict[str, Any]) -> HeldHead:
+    truth = np.array(facts["truth"], np.int64 if facts["labels"] else np.float64)
+    shape = (len(truth), len(facts["labels"])) if facts["labels"] else (len(truth),)
+    return HeldHead(facts["name"], facts["labels"], truth, np.array(facts["said"], np.float64).reshape(shape))

@@ -22,7 +22,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from kymo.streams.readers.basic_motions import NAMES
 from kymo.streams.readers.facts import files_beside
 from kymo.streams.readers.files import File, find
 from kymo.streams.recording import ReadOptions, Recording
+from kymo.streams.sessions import version_of
 from kymo.streams.settings import Settings
 
 Progress = Callable[[int, int], None]
@@ -115,7 +115,7 @@ def build_dataset(
             recordings = reading.through(repr((files, options)), read(paths, options, tell_left_out), about)
             examples = iter_examples(recordings, recipe, chain, about, thread, reading.on_progress)
         write_examples(partial, examples, about, thread)
-        with lock(_lock_of(folder)):
+        with lock(folder.with_suffix(".lock")):
             _take_place(partial, entry)
             _evict(folder, entry, settings.cache_gb * 1e9)
     return open_store(entry)
@@ -173,18 +173,11 @@ def checksums(paths: Sequence[str | Path], options: ReadOptions | None = None) -
         files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
         return [[str(path), _sha256(File(str(path)))] for path in files]
     examples = [str(path).lower() for path in paths if str(path).lower() in NAMES]
-    sums = [[name, _version("aeon")] for name in examples]
+    sums = [[name, version_of("aeon")] for name in examples]
     for file in find([path for path in paths if str(path).lower() not in NAMES], options=options):
         beside = [*([labels] if (labels := file.labels_file()) else []), *files_beside(file)]
         sums.append([file.path, file.session, *map(_sha256, [file, *beside])])
     return sums
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # the reader will say so
-        return ""
 
 
 def _sha256(file: File) -> str:
@@ -198,7 +191,7 @@ def _sha256(file: File) -> str:
 @cache
 def _code_digest() -> str:
     """Digest the modules that read and transform, and the versions of the libraries that count."""
-    digest = hashlib.sha256(repr([_version(name) for name in ("numpy", "scipy")]).encode())
+    digest = hashlib.sha256(repr([version_of(name) for name in ("numpy", "scipy")]).encode())
     for path in sorted(path for folder in _CODE for path in (_ROOT / folder).rglob("*.py")):
         name = path.relative_to(_ROOT).as_posix()
         if not name.startswith("models/") or name.startswith("models/data/"):
@@ -221,30 +214,23 @@ def _touch(entry: Path) -> None:
     os.utime(entry / DATASET, ns=(time_ns, time_ns))
 
 
-def _lock_of(folder: Path) -> Path:
-    return folder.with_suffix(".lock")
-
-
 @contextmanager
 def _partial(entry: Path) -> Iterator[Path]:
     """Make a folder to build in, locked for as long as this process lives; what killed builds left goes, and so does this, unless it
     was renamed."""
     partial = entry.with_name(f"{entry.name}.{uuid.uuid4().hex[:8]}.partial")
+    entry.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        with lock(_lock_of(_made(entry.parent))):
+        with lock(entry.parent.with_suffix(".lock")):
             for left in entry.parent.glob("*.partial"):
                 # Whoever built there may be removing it at this moment.
                 with suppress(FileNotFoundError), lock(left / "lock", wait=False) as file:
                     if file is not None:
                         shutil.rmtree(left, ignore_errors=True)
-            stack.callback(shutil.rmtree, _made(partial), ignore_errors=True)
+            partial.mkdir()
+            stack.callback(shutil.rmtree, partial, ignore_errors=True)
             stack.enter_context(lock(partial / "lock"))
         yield partial
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _take_place(partial: Path, entry: Path) -> None:

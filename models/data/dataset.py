@@ -20,7 +20,7 @@ import numpy as np
 
 from kymo.models.data.examples import PLACE, Dataset, Example, asked_sets, bin_of, targets_of, truth_at
 from kymo.models.lengths import lengths_of, widen
-from kymo.processors.chain import Chain
+from kymo.processors.chain import Chain, ChainStage
 from kymo.processors.join import Join
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.budget import BATCH
@@ -83,15 +83,15 @@ def chunks_of(streams: Sequence[StreamData], chain: Chain, seconds: Fraction) ->
 
 def iter_windows(streams: Sequence[StreamData], chain: Chain) -> Iterator[Window]:
     """Send the streams that feed a recipe through its chain, window by window."""
-    stage = chain.build()
     seconds = _CHUNK_SAMPLES / (max(stream.header.format.rate for stream in streams) or Fraction(1))
-    for chunk in chunks_of(streams, chain, seconds):
+    yield from through(chain.build(), chunks_of(streams, chain, seconds))
+
+
+def through(stage: ChainStage, chunks: Iterable[Chunk]) -> Iterator[Window]:
+    """All that a session's stage makes of its chunks."""
+    for chunk in chunks:
         yield from stage.push(chunk)
     yield from stage.flush()
-
-
-def windows_of(streams: Sequence[StreamData], chain: Chain) -> list[Window]:
-    return list(iter_windows(streams, chain))
 
 
 def labels_of(recording: Recording, recipe: Recipe) -> list[Label]:

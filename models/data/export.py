@@ -28,7 +28,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from kymo.models.data.examples import Dataset, Example, classes_of, settle_bins
 from kymo.models.data.samples import fit_steps, split_chain, with_steps
 from kymo.models.data.splits import check_leaks, make_split
-from kymo.models.data.tfrecord import Feature, tf_example, tfrecord
+from kymo.models.data.tfrecord import tf_example, tfrecord
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
 from kymo.processors.spec import Spec, header_to_json
@@ -176,27 +176,20 @@ def _write_tfrecord(path: Path, rows: _Rows, about: dict[str, Any]) -> None:
     with path.open("wb") as file:
         for row in rows:
             targets = {name: absent[name] if row[name] is None else row[name] for name in absent}
-            file.write(tfrecord(tf_example(row | {name: _target_feature(target) for name, target in targets.items()})))
-
-
-def _target_feature(target: str | float) -> Feature:
-    return target if isinstance(target, str) else np.array([target], np.float32)
+            features = {n: t if isinstance(t, str) else np.array([t], np.float32) for n, t in targets.items()}
+            file.write(tfrecord(tf_example(row | features)))
 
 
 def _write_csv(path: Path, rows: _Rows, about: dict[str, Any]) -> None:
     """Cells ``v0``, ``v1``, … hold the window; nine digits give every float32 back."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        _csv(file, rows, int(np.prod(about["shape"])))
-
-
-def _csv(file: IO[str], rows: _Rows, size: int) -> None:
-    writer = csv.writer(file, lineterminator="\n")
-    for number, row in enumerate(rows):
-        values = row.pop("window").reshape(-1).tolist()
-        row["shape"] = "x".join(map(str, row["shape"]))
-        if not number:
-            writer.writerow([*row, *(f"v{i}" for i in range(size))])
-        writer.writerow([*row.values(), *(f"{value:.9g}" for value in values)])
+        writer = csv.writer(file, lineterminator="\n")
+        for number, row in enumerate(rows):
+            values = row.pop("window").reshape(-1).tolist()
+            row["shape"] = "x".join(map(str, row["shape"]))
+            if not number:
+                writer.writerow([*row, *(f"v{i}" for i in range(len(values)))])
+            writer.writerow([*row.values(), *(f"{value:.9g}" for value in values)])
 
 
 def _write_parquet(path: Path, rows: _Rows, about: dict[str, Any]) -> None:
@@ -214,11 +207,9 @@ def _write_parquet(path: Path, rows: _Rows, about: dict[str, Any]) -> None:
 
     def flush(writer: Any) -> None:
         flat: NDArray[np.float32] = np.concatenate([row["window"].reshape(-1) for row in batch])
-        columns: dict[str, Any] = {
-            name: pa.array([row[name] for row in batch], kinds[name]) for name in list(kinds)[1:]
-        }
-        columns["window"] = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), size)
-        writer.write_table(pa.table({name: columns[name] for name in kinds}, schema=schema))
+        columns: dict[str, Any] = {"window": pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), size)}
+        columns |= {name: pa.array([row[name] for row in batch], kinds[name]) for name in list(kinds)[1:]}
+        writer.write_table(pa.table(columns, schema=schema))
         batch.clear()
 
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:

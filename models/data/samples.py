@@ -65,11 +65,7 @@ def _fit(step: Spec, windows: Iterable[Window]) -> Spec:
     if not isinstance(step, PerWindow) or not _learns(step):
         return step
     learner: Any = step.spec
-    return replace(step, spec=learner.fit(map(_without_padding, windows)))
-
-
-def _without_padding(window: Window) -> Window:
-    return replace(window, pieces=window.real, padded=0) if window.padded else window
+    return replace(step, spec=learner.fit(replace(w, pieces=w.real, padded=0) if w.padded else w for w in windows))
 
 
 def apply_steps(steps: Sequence[Spec], windows: Iterable[Window]) -> Iterator[Window]:
@@ -139,16 +135,11 @@ def link_runs(dataset: Dataset) -> list[Example]:
     sessions: dict[tuple[str, str], list[Window]] = {}
     for example in (*dataset.examples, *dataset.unlabelled):
         sessions.setdefault((example.recording, example.session), []).append(example.window)
-    runs: dict[tuple[str, str, int, int], tuple[Window, ...]] = {}
-    for key, windows in sessions.items():
+    runs: dict[tuple[str, tuple[str, int, int]], tuple[Window, ...]] = {}  # by recording, and place in it
+    for (recording, session), windows in sessions.items():
         for run in _runs(sorted(windows, key=lambda window: window.start_ns)):
-            runs.update(((*key, window.start_index, window.start_ns), run) for window in run)
-
-    def run_of(example: Example) -> tuple[Window, ...]:
-        window = example.window
-        return runs[example.recording, example.session, window.start_index, window.start_ns]
-
-    return [replace(example, run=run_of(example)) for example in dataset.examples]
+            runs.update(((recording, (session, w.start_index, w.start_ns)), run) for w in run)
+    return [replace(example, run=runs[example.recording, example.place]) for example in dataset.examples]
 
 
 def _runs(windows: Sequence[Window]) -> Iterable[tuple[Window, ...]]:

@@ -366,14 +366,11 @@ def hold_out_by_name(groups: Mapping[str, str], share: float = 0.25) -> set[str]
     """
     groups_out: set[str] = set()
     for label in sorted(set(groups.values())):
-        ranked = sorted((_hash_share(name), name) for name, group_label in groups.items() if group_label == label)
-        lowest = [name for place, name in ranked if place < share] or [name for _, name in ranked[:1]]
+        names = [name for name, group_label in groups.items() if group_label == label]
+        ranked = sorted((hashlib.sha256(name.encode()).digest()[:8], name) for name in names)
+        lowest = [name for digest, name in ranked if int.from_bytes(digest, "big") / 2**64 < share] or [ranked[0][1]]
         groups_out.update(lowest[: len(ranked) - 1])
     return groups_out
-
-
-def _hash_share(name: str) -> float:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
 def deal(groups: Sequence[str], labels: Sequence[str], count: int, seed: int) -> dict[str, int]:

@@ -44,16 +44,16 @@ _RECORD = np.dtype(
 class StoreWriter:
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
-        self._rows: _RowWriter | None = None  # from the first window on
+        self._file, self._rows, self._waiting = (folder / ROWS).open("wb"), 0, 0
         self._records = bytearray()
         self._labels: dict[str, int] = {}
-        self._recordings: dict[tuple[str, str, str], int] = {}
-        self._metadata: list[dict[str, str]] = []
+        self._recordings: dict[tuple[str, str, str], tuple[int, dict[str, str]]] = {}  # number, and metadata
         self._headers: dict[Header, int] = {}
         self._absences: dict[tuple[str, ...], int] = {}
         self._last: Window | None = None
         self._axes: tuple[int, ...] = ()
-        self._targets: dict[str, _Column] = {}
+        # by head, a number for each window (NaN: not known), and the numbers of its classes
+        self._targets: dict[str, tuple[array[float], dict[str, int]]] = {}
 
     def add_all(self, examples: Iterable[Example]) -> None:
         for example in examples:
@@ -61,30 +61,38 @@ class StoreWriter:
 
     def add(self, example: Example) -> None:
         window = example.window
-        if self._rows is None:
-            self._axes = _memory_order(window.data)
-            self._rows = _RowWriter(self.folder / ROWS)
         shared = self._shared(window)
-        first = self._rows.count - shared
-        self._rows.add(window.data[shared:].transpose(self._axes))
+        self._axes = self._axes or _memory_order(window.data)
+        first = self._rows - shared
+        self._add_rows(window.data[shared:].transpose(self._axes))
         recording = example.session, example.subject, example.recording
-        if recording not in self._recordings:
-            self._metadata.append(dict(example.metadata))
         place = (window.start_index, window.end_index, window.start_ns, window.end_ns)
         record = (
             *(first, *place, window.missing, window.padded),
             self._labels.setdefault(example.label, len(self._labels)),
-            self._recordings.setdefault(recording, len(self._recordings)),
+            self._recordings.setdefault(recording, (len(self._recordings), dict(example.metadata)))[0],
             self._headers.setdefault(window.header, len(self._headers)),
             self._absences.setdefault(window.absent, len(self._absences)),
         )
         self._records += np.array(record, _RECORD).tobytes()
         for name in example.targets.keys() - self._targets.keys():
-            self._targets[name] = _Column(self.count)
-        for name, column in self._targets.items():
-            column.add(example.targets.get(name))
+            self._targets[name] = array("d", [math.nan]) * self.count, {}
+        for name, (values, classes) in self._targets.items():
+            target = example.targets.get(name, math.nan)
+            values.append(classes.setdefault(target, len(classes)) if isinstance(target, str) else target)
         self._last = window
         self.count += 1
+
+    def _add_rows(self, rows: Array) -> None:
+        """Write rows; of each block the system is asked to begin to bring it to the disk."""
+        self._rows += len(rows)
+        self._file.write(np.ascontiguousarray(rows).data)
+        self._waiting += rows.nbytes
+        if self._waiting >= BLOCK_BYTES and hasattr(os, "posix_fadvise"):
+            self._file.flush()
+            # "Not needed" starts the writing and waits for nothing; :meth:`finish` does.
+            os.posix_fadvise(self._file.fileno(), self._file.tell() - self._waiting, 0, os.POSIX_FADV_DONTNEED)
+            self._waiting = 0
 
     def _shared(self, window: Window) -> int:
         """Count how many of the first rows are the last ones of the window before."""
@@ -105,21 +113,20 @@ class StoreWriter:
     def finish(self, dataset: Dataset) -> None:
         """Write what is to know of all windows, and see to it that everything is on the disk."""
         assert self._last is not None
-        assert self._rows is not None
         np.save(self.folder / WINDOWS, np.frombuffer(bytes(self._records), _RECORD))
         heads = dict(sorted(self._targets.items()))
         if heads:
-            np.save(self.folder / TARGETS, np.stack([np.array(column.values) for column in heads.values()], 1))
+            np.save(self.folder / TARGETS, np.stack([np.array(values) for values, _ in heads.values()], 1))
         data = self._last.data
         about = {
-            "rows": self._rows.count,
+            "rows": self._rows,
             "rows_a_window": len(data),
             "row_shape": [data.shape[axis] for axis in self._axes[1:]],
             "dtype": data.dtype.str,
             "axes": list(self._axes),
             "labels": list(self._labels),
-            "heads": {name: list(column.classes) for name, column in heads.items()},
-            "recordings": [[*names, facts] for names, facts in zip(self._recordings, self._metadata, strict=True)],
+            "heads": {name: list(classes) for name, (_, classes) in heads.items()},
+            "recordings": [[*names, facts] for names, (_, facts) in self._recordings.items()],
             "headers": [header_to_json(header) for header in self._headers],
             "absences": list(self._absences),
             "inputs": dataset.inputs,
@@ -129,45 +136,14 @@ class StoreWriter:
             "left_out": dataset.left_out,
         }
         (self.folder / DATASET).write_text(json.dumps(about))
-        to_disk(self._rows.file)
+        to_disk(self._file)
         for name in (WINDOWS, *([TARGETS] if heads else []), DATASET):
             with (self.folder / name).open("rb") as file:
                 os.fsync(file.fileno())
 
     def close(self) -> None:
         """Give the file back, whether or not all was written."""
-        if self._rows is not None:
-            self._rows.file.close()
-
-
-class _Column:
-    """Targets of one head: numbers, or numbers of its classes; `before` windows know none."""
-
-    def __init__(self, before: int) -> None:
-        self.values, self.classes = array("d", [math.nan]) * before, dict[str, int]()
-
-    def add(self, target: str | float | None) -> None:
-        if isinstance(target, str):
-            target = self.classes.setdefault(target, len(self.classes))
-        self.values.append(math.nan if target is None else target)
-
-
-class _RowWriter:
-    def __init__(self, path: Path) -> None:
-        self.count = 0
-        self.file = path.open("wb")
-        self._waiting = 0
-
-    def add(self, rows: Array) -> None:
-        """Write rows; of each block the system is asked to begin to bring it to the disk."""
-        self.count += len(rows)
-        self.file.write(np.ascontiguousarray(rows).data)
-        self._waiting += rows.nbytes
-        if self._waiting >= BLOCK_BYTES and hasattr(os, "posix_fadvise"):
-            self.file.flush()
-            # "Not needed" starts the writing and waits for nothing; :meth:`StoreWriter.finish` does.
-            os.posix_fadvise(self.file.fileno(), self.file.tell() - self._waiting, 0, os.POSIX_FADV_DONTNEED)
-            self._waiting = 0
+        self._file.close()
 
 
 def open_store(folder: Path) -> Dataset:
@@ -179,19 +155,16 @@ def open_store(folder: Path) -> Dataset:
     headers = [header_from_json(header) for header in about["headers"]]
     recordings, labels, height = about["recordings"], about["labels"], about["rows_a_window"]
     targets = _targets(folder, about["heads"], len(records))
-    examples = []
     absences = [tuple(streams) for streams in about["absences"]]
-    for i, (row, start, end, start_ns, end_ns, missing, padded, label, recording, header, absent) in enumerate(
-        records.tolist()
-    ):
-        data = rows[row : row + height].transpose(axes)
-        window = Window(headers[header], start, end, start_ns, end_ns, data, missing, padded, absences[absent])
-        session, subject, path, metadata = recordings[recording]
-        examples.append(Example(window, labels[label], session, subject, path, metadata, targets[i]))
     dataset = Dataset(
         [], about["inputs"], Counter(about["notes"]), about["longest_s"], about["lengths"], about["left_out"]
     )
-    dataset.put(examples)
+    for (row, *place, missing, padded, label, recording, header, absent), known in zip(
+        records.tolist(), targets, strict=True
+    ):
+        data = rows[row : row + height].transpose(axes)
+        window = Window(headers[header], *place, data, missing, padded, absences[absent])
+        dataset.put([Example(window, labels[label], *recordings[recording], known)])
     return dataset
 
 

@@ -60,11 +60,10 @@ def read_records(path: Path) -> Iterator[bytes]:
         number = 0
         while head := file.read(12):
             number += 1
-            length = _LENGTH.unpack(head[:8])[0] if len(head) == 12 else 0
-            if len(head) < 12 or _masked(head[:8]) != _CHECKSUM.unpack(head[8:])[0]:
-                raise SourceError(f"record {number} is damaged or cut off; export the windows again", path)
-            data, checksum = file.read(length), file.read(4)
-            if len(checksum) < 4 or _masked(data) != _CHECKSUM.unpack(checksum)[0]:
+            data = checksum = b""
+            if head[8:] == _CHECKSUM.pack(_masked(head[:8])):
+                data, checksum = file.read(_LENGTH.unpack(head[:8])[0]), file.read(4)
+            if checksum != _CHECKSUM.pack(_masked(data)):
                 raise SourceError(f"record {number} is damaged or cut off; export the windows again", path)
             yield data
 

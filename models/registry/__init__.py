@@ -138,7 +138,8 @@ class Registry:
                 entries = self._entries(recipe, lines)
                 line = self._line_behind(entries, recipe, entry, may_empty)
                 added = [line] if lines else [*entries, line]  # the line from before there was a log comes along
-                if line in entries or self.store.append(_path(recipe, _LOG), [_line(e) for e in added], lines):
+                texts = [json.dumps(asdict(e), ensure_ascii=False, separators=(",", ":")).encode() for e in added]
+                if line in entries or self.store.append(_path(recipe, _LOG), texts, lines):
                     return line
 
     def _line_behind(self, entries: Sequence[Entry], recipe: str, entry: Entry, may_empty: bool) -> Entry:
@@ -178,10 +179,6 @@ def _stack(entries: Sequence[Entry], alias: str) -> list[str]:
         elif entry.alias == alias and stack:
             stack.pop()
     return stack
-
-
-def _line(entry: Entry) -> bytes:
-    return json.dumps(asdict(entry), ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _entry(line: bytes) -> Entry | None:

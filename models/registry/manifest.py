@@ -8,8 +8,11 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from kymo.streams.errors import BundleError, MessageError
 from kymo.streams.files import RULE, is_file_name, is_inside
@@ -56,7 +59,7 @@ def digest_of(manifest: Mapping[str, Any]) -> str:
 
 def complete(manifest: Mapping[str, Any], files: Mapping[str, bytes], attached: Mapping[str, bytes]) -> dict[str, Any]:
     """Add ``format``, ``files``, ``attached`` (where something is), ``digest``, ``id`` and ``created`` to a manifest."""
-    full: dict[str, Any] = {"format": FORMAT, **_as_json(manifest), "files": _checksums(files)}
+    full: dict[str, Any] = {"format": FORMAT, **as_json(manifest), "files": _checksums(files)}
     if attached:
         full["attached"] = _checksums(attached)
     digest = digest_of(full)
@@ -97,10 +100,14 @@ def _checksums(files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
 
 
-def _as_json(value: Any) -> Any:
-    """Turn a value into what JSON can say: a number that is none, such as the score of nothing, is null."""
+def as_json(value: Any) -> Any:
+    """Turn a value into what JSON can say; a number that is none, such as the score of nothing, is null."""
+    if is_dataclass(value):
+        value = {member.name: getattr(value, member.name) for member in fields(value)}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     if isinstance(value, Mapping):
-        return {key: _as_json(inner) for key, inner in value.items()}
+        return {key: as_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_as_json(inner) for inner in value]
+        return [as_json(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

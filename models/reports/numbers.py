@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,7 @@ NO_ANSWER = -1
 _Z = 1.959963984540054
 
 
-@dataclass(frozen=True, slots=True)
-class RightShare:
+class RightShare(NamedTuple):
     """How often something was right: ``right`` of ``n`` windows in ``sessions`` sessions."""
 
     name: str
@@ -41,10 +41,7 @@ class RightShare:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 %: Wilson's, with as many independent trials as there are windows.
-
-        Windows of one session resemble each other, so that the true interval is wider.
-        """
+        """95 %, as if windows were independent: those of one session resemble each other, so that the true interval is wider."""
         return wilson(self.right, self.n)
 
 

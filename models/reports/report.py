@@ -7,13 +7,11 @@ A bundle therefore leaves its report out of its digest.
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kymo.models.bundle import Bundle
 from kymo.models.evaluate import JudgedWindow, Judgement, judge_recordings
@@ -34,25 +32,19 @@ RECORD = "run.json"
 _WORST = 6
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class Picture(NamedTuple):
     """What a window holds, to be drawn."""
 
     data: Array  # ``(time, channels)``, ``(time, bins, channels)`` or ``(time, height, width, channels)``
     channels: tuple[str, ...]  # names of the last axis
-    start_s: float  # seconds since the session's index 0
-    end_s: float
+    seconds: tuple[float, float]  # since the session's index 0
 
-    @property
-    def seconds(self) -> tuple[float, float]:
-        return self.start_s, self.end_s
 
-    @classmethod
-    def of(cls, window: Window) -> Picture:
-        """A window as it is; its numbers are copied, so that nothing larger is held on to."""
-        header = window.header
-        seconds = [(time_ns - header.origin_ns) / NS for time_ns in (window.start_ns, window.end_ns)]
-        return cls(window.data.copy(), header.format.channels, *seconds)
+def picture_of(window: Window) -> Picture:
+    """A window as it is; its numbers are copied, so that nothing larger is held on to."""
+    header = window.header
+    start_s, end_s = ((time_ns - header.origin_ns) / NS for time_ns in (window.start_ns, window.end_ns))
+    return Picture(window.data.copy(), header.format.channels, (start_s, end_s))
 
 
 def worst_windows(record: RunRecord, count: int = _WORST) -> list[int]:
@@ -68,7 +60,7 @@ def _judged(record: RunRecord) -> JudgedWindows | None:
 
 def pictures(record: RunRecord, window_of: Callable[[int], Window]) -> dict[int, Picture]:
     """The worst windows; `window_of` gives a held-out window by its number in the record, and is asked for these alone."""
-    return {i: Picture.of(window_of(i)) for i in worst_windows(record)}
+    return {i: picture_of(window_of(i)) for i in worst_windows(record)}
 
 
 def report_files(
@@ -89,7 +81,9 @@ def report_files(
         ("Lineage", facts.render_lineage(record)),
     ]
     heading = title or f"{record.recipe}{f': {record.architecture}' if record.architecture else ''}"
-    page = h.page(heading, _lead(record, judged, gallery), sections, _foot(gallery))
+    beside = " Its figures stand beside this file as PNG." if gallery.files else ""
+    foot = f"Made by Kymo.{beside} Intervals by group are of 95 %, as if its windows were independent."
+    page = h.page(heading, _lead(record, judged, gallery), sections, foot)
     return {PAGE: page.encode(), **gallery.files}
 
 
@@ -128,7 +122,10 @@ def _lead(record: RunRecord, judged: JudgedWindows | None, gallery: Gallery) -> 
         notes.insert(0, "No window was held out: there is nothing to say of new data.")
     if gallery.missing:
         notes.append("Figures are missing, since matplotlib is not installed: pip install 'kymo-streams[report]'.")
-    return "".join(parts) + "".join(h.paragraph(note, "note") for note in notes[:20]) + _more(notes[20:])
+    parts += [h.paragraph(note, "note") for note in notes[:20]]
+    if more := notes[20:]:
+        parts.append(h.details(f"{len(more)} more notes", h.listed(more[:500])))
+    return "".join(parts)
 
 
 def _on_scores(scores: Mapping[str, Any]) -> list[str]:
@@ -144,15 +141,6 @@ def _on_scores(scores: Mapping[str, Any]) -> list[str]:
     if limits.get("kind") == "session":
         notes.append("Nobody is named, so scores are of new recordings; new people may be told worse.")
     return notes
-
-
-def _more(notes: Sequence[str]) -> str:
-    return h.details(f"{len(notes)} more notes", h.listed(notes[:500])) if notes else ""
-
-
-def _foot(gallery: Gallery) -> str:
-    beside = " Its figures stand beside this file as PNG." if gallery.files else ""
-    return f"Made by Kymo.{beside} Intervals by group are of 95 %, as if its windows were independent."
 
 
 def _worst(record: RunRecord, judged: JudgedWindows | None, drawn: Mapping[int, Picture], gallery: Gallery) -> str:
@@ -175,7 +163,7 @@ def _worst(record: RunRecord, judged: JudgedWindows | None, drawn: Mapping[int, 
     lead = h.paragraph(text)
     items = [(i, _sentence(record, judged, i, drawn.get(i))) for i in worst]
     shown = [
-        gallery.show("window_picture", f"worst_{place}", text, text, picture.data, picture.channels, picture.seconds)
+        gallery.show("window_picture", f"worst_{place}", text, text, *picture)
         for place, (i, text) in enumerate(items, 1)
         if (picture := drawn.get(i))
         and picture.data.ndim >= 2
@@ -187,7 +175,7 @@ def _worst(record: RunRecord, judged: JudgedWindows | None, drawn: Mapping[int, 
 
 def _sentence(record: RunRecord, judged: JudgedWindows, i: int, picture: Picture | None) -> str:
     windows, answer = record.held_out, int(judged.answers[i])
-    when = f"{picture.start_s:.2f} to {picture.end_s:.2f} s" if picture else f"from sample {windows.start_index[i]}"
+    when = "{:.2f} to {:.2f} s".format(*picture.seconds) if picture else f"from sample {windows.start_index[i]}"
     who = f" ({windows.subjects[i]})" if windows.subjects[i] and windows.subjects[i] != windows.sessions[i] else ""
     truth, sure = judged.labels[int(judged.truth[i])], judged.probabilities[i]
     of_truth = sure[int(judged.truth[i])] if int(judged.truth[i]) < len(sure) else float("nan")
@@ -201,19 +189,18 @@ def evaluate_with_report(
     recipe: Recipe, bundle: Bundle, recordings: Iterable[Recording]
 ) -> tuple[Judgement, dict[str, bytes]]:
     """What a bundle says of recordings, and a report of its scores."""
-    worst: list[tuple[float, int, Picture]] = []  # a heap: the least bad first
-    number = itertools.count()
+    worst: dict[tuple[float, int], Picture] = {}  # by less of the probability, and number
+    numbers_of = itertools.count()
 
     def keep_worst(judged: JudgedWindow) -> None:
         """Of all windows only the worst are kept."""
-        probabilities, place = judged.event.probabilities, next(number)
+        probabilities, number = judged.event.probabilities, next(numbers_of)
         answer = max(probabilities, key=lambda label: probabilities[label], default="")
-        if answer and probabilities[answer] > 0 and answer != judged.truth:
-            rank = (probabilities[answer], -place)
-            if len(worst) < _WORST:
-                heapq.heappush(worst, (*rank, Picture.of(judged.window)))
-            elif rank > worst[0][:2]:
-                heapq.heapreplace(worst, (*rank, Picture.of(judged.window)))
+        place = -probabilities.get(answer, 0.0), number
+        if place[0] < 0 and answer != judged.truth and (len(worst) < _WORST or place < max(worst)):
+            worst[place] = picture_of(judged.window)
+            if len(worst) > _WORST:
+                del worst[max(worst)]
 
     judgement = judge_recordings(recipe, bundle, recordings, keep_worst)
     scores = judgement.scores()
@@ -229,7 +216,7 @@ def evaluate_with_report(
         pooling=dict(bundle.manifest.get("pool", {})),
         notes=_notes(scores),
     )
-    drawn = {-place: picture for _, place, picture in worst}
+    drawn = {number: picture for (_, number), picture in worst.items()}
     return judgement, report_files(record, drawn, f"{bundle.id}: evaluation")
 
 

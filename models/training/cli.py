@@ -82,7 +82,7 @@ def train_command(
     if "reason" in promotion:
         click.echo(f"{'promoted' if promotion['promoted'] else 'not promoted'}: {promotion['reason']}")
     if request.report:
-        click.echo(f"report: {trained.bundle.path / 'report' / 'report.html'}")
+        click.echo(f"report: {trained.report}")
     click.echo(f"{trained.bundle.id}  {trained.bundle.path}")
 
 
@@ -107,7 +107,8 @@ def _print_trained(trained: Trained) -> None:
         from kymo.models.training.record import cross_validation
 
         console, split = Console(), trained.record.split
-        folds_text, who = cross_validation(split), _held_out(split)
+        folds_text = cross_validation(split)
+        who = some(split.get("validation", {}).get("groups") or [], _MOST_NAMES)
         click.echo(
             f"Over {folds_text}: {who}"
             if folds_text
@@ -123,11 +124,6 @@ def _print_trained(trained: Trained) -> None:
                 "The same people were learned from, so this is of new recordings of theirs; new people may be told worse."
             )
     click.echo(trained.record.choice)
-
-
-def _held_out(split: dict[str, Any]) -> str:
-    """Who was held out, by name while they are few."""
-    return some(split.get("validation", {}).get("groups") or [], _MOST_NAMES)
 
 
 @click.command("evaluate")

@@ -110,9 +110,6 @@ class _KerasLoop(FitLoop):
         self.best: list[Array] = []
         self._step = tf.function(self._train, reduce_retracing=True)
 
-    def begin_epoch(self, random: np.random.Generator) -> None:
-        """Dropout's seeds are among the model's variables."""
-
     def learn(self, windows: NDArray[np.float32], truths: Mapping[str, Array], step_rate: float) -> float:
         self.inner.learning_rate.assign(step_rate)
         return float(self._step(windows, truths, self.weights, self.scales))

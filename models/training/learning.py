@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -126,8 +126,7 @@ class FitLoop(ABC):
         arrays = {"": samples.classes} | {head.name: samples.targets[head.name] for head in self.learning.heads}
         return {name: np.asarray(values[numbers]) for name, values in arrays.items()}
 
-    @abstractmethod
-    def begin_epoch(self, random: np.random.Generator) -> None:
+    def begin_epoch(self, random: np.random.Generator) -> None:  # noqa: B027 - seeds may be among the model's variables
         """Take what the epoch is to be random by."""
 
     @abstractmethod
@@ -194,25 +193,6 @@ def spread(values: Array) -> np.float32:
     """Standard deviation of the known ones, 1 where there is none: what a number's error is measured in."""
     known = values[np.isfinite(values)]
     return np.float32(known.std() if len(known) and known.std() > 0 else 1.0)
-
-
-def units_of(
-    labels: int, heads: Sequence[ModelHead], training: Samples
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What turns outputs of about -1 to 1 into numbers of the heads' own units: scale and offset, ``(columns,)`` each.
-
-    Spread and mean of the known targets where a column is a number, else 1 and 0.
-    """
-    columns = labels + sum(head.width for head in heads)
-    scale, offset, at = np.ones(columns, np.float32), np.zeros(columns, np.float32), labels
-    for head in heads:
-        if not head.labels:
-            values = training.targets[head.name]
-            known = values[np.isfinite(values)].astype(np.float64)
-            scale[at] = spread(values)
-            offset[at] = known.mean() if len(known) else 0
-        at += head.width
-    return scale, offset
 
 
 def load_state(folder: Path | None) -> bytes | None:

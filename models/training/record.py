@@ -9,22 +9,18 @@ their names, so that a bundle tells nobody who was recorded, only whether somebo
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from kymo.models.bundle import Bundle
 from kymo.models.data.examples import Dataset
 from kymo.models.evaluate import Judgement
-from kymo.models.scores import HeldHead, HeldOut
-from kymo.streams.errors import MessageError, TrainingError
-from kymo.streams.messages import MAX_FILE_BYTES, read_object
+from kymo.models.registry.manifest import as_json
+from kymo.models.scores import HeldOut
+from kymo.streams.sessions import version_of
 
 #: Where a manifest's lineage has the digests.
 LEARNED = "learned"
@@ -76,29 +72,7 @@ class RunRecord:
 
     def to_json(self) -> str:
         """The record as JSON text that ends in a newline."""
-        return json.dumps(_plain(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> RunRecord:
-        try:
-            facts = read_object(text, MAX_FILE_BYTES)
-            held, candidates = facts.pop("held_out"), facts.pop("candidates")
-            kinds = {"y_true": np.int64, "probabilities": np.float64, "start_index": np.int64}
-            held |= {name: np.array(held[name], kind) for name, kind in kinds.items()}
-            held["probabilities"] = held["probabilities"].reshape(len(held["y_true"]), len(held["labels"]))
-            held["heads"] = [_head(head) for head in held.get("heads", [])]
-            return cls(
-                **facts, held_out=HeldOut(**held), candidates=[Candidate(**candidate) for candidate in candidates]
-            )
-        except (MessageError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise TrainingError(f"no record of a training run ({error}); train again") from None
-
-
-def _head(facts: Mapping[str, Any]) -> HeldHead:
-    """A head of a record's JSON, where null stands for NaN."""
-    truth = np.array(facts["truth"], np.int64 if facts["labels"] else np.float64)
-    shape = (len(truth), len(facts["labels"])) if facts["labels"] else (len(truth),)
-    return HeldHead(facts["name"], facts["labels"], truth, np.array(facts["said"], np.float64).reshape(shape))
+        return json.dumps(as_json(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def cross_validation(split: Mapping[str, Any]) -> str:
@@ -113,21 +87,6 @@ def cross_validation(split: Mapping[str, Any]) -> str:
     return f"a cross-validation of {count} folds by {split.get('kind')}" if count else ""
 
 
-def _plain(value: Any) -> Any:
-    """Dataclasses, arrays and numpy's numbers as JSON has them."""
-    if isinstance(value, RunRecord | HeldOut | HeldHead | Candidate):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def revision() -> str:
     """The git commit of Kymo's own folder, empty where it is no checkout."""
     git = Path(__file__).resolve().parent.parent.parent / ".git"
@@ -140,14 +99,7 @@ def revision() -> str:
 
 def versions(packages: Sequence[str]) -> dict[str, str | None]:
     """Versions of what every model rests on, and of `packages`; None for one that is not installed."""
-    return {name: _version(name) for name in (*_PACKAGES, *packages)}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return {name: version_of(name) or None for name in (*_PACKAGES, *packages)}
 
 
 def name_digest(name: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.models.bundle import input_shape
-from kymo.models.training.learning import LearningSettings, units_of
+from kymo.models.training.learning import LearningSettings, spread
 from kymo.models.zoo import Epoch, FitOptions, ModelHead, Range, Samples, check_axes, read_parameters
 from kymo.streams.chunk import Array, Format
 
@@ -77,9 +77,13 @@ class Network:
         self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
     ) -> None:
         """Learn by AdamW, with class weights; with validation, keep the best epoch's weights."""
-        scale, offset = units_of(self.labels, self.heads, training)
+        scale, offset = np.ones(self.columns, np.float32), np.zeros(self.columns, np.float32)
         ends = accumulate((head.width for head in self.heads), initial=self.labels)
         numbers = {head.name: column for head, column in zip(self.heads, ends, strict=False) if not head.labels}
+        for name, at in numbers.items():
+            values = training.targets[name]
+            known = values[np.isfinite(values)].astype(np.float64)
+            scale[at], offset[at] = spread(values), known.mean() if len(known) else 0
 
         def relative(samples: Samples) -> Samples:
             targets = {name: (samples.targets[name] - offset[at]) / scale[at] for name, at in numbers.items()}

@@ -37,14 +37,15 @@ class Graph:
     def node(self, kind: str, inputs: Sequence[Any], output: str = "", **attributes: Any) -> str:
         """Add a node with one output and give its name. An input is a name, or numbers that become a constant of their own dtype."""
         names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
-        return self.node_of(kind, names, [output or f"{self._letter}{len(self.nodes)}"], **attributes)[0]
+        output = output or f"{self._letter}{len(self.nodes)}"
+        self.node_of(kind, names, [output], **attributes)
+        return output
 
-    def node_of(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> list[str]:
+    def node_of(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
         """Add a node with several outputs; an empty name is one that nobody needs."""
         from onnx import helper
 
         self.nodes.append(helper.make_node(kind, list(inputs), list(outputs), **attributes))
-        return list(outputs)
 
     def dense(self, value: str, kernel: Array, bias: Array | None, output: str = "") -> str:
         """Turn ``(n, inputs, …)`` into ``(n, outputs, …)`` by `kernel` ``(inputs, outputs)``; the axes behind stay."""

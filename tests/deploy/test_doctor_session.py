@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checks import windows_of
 from recipes_made import RecipeText, toml
 
 from kymo.deploy.doctor import Check
 from kymo.deploy.doctor_session import SessionFacts, StreamFacts, explain
-from kymo.models.data.dataset import windows_of
 from kymo.processors.join import Decision
 from kymo.processors.recipe.load import Recipe, parse_recipe
 from kymo.streams.chunk import Chunk, Header, signal_format

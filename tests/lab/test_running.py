@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checks import windows_of
 from recipes_made import STANDARDISE, recipe_text
 
 from kymo.lab.prepare.gait import GRAVITY, NO_FAULTS, Faults, GaitPlan, GaitRun, make_runner, write_gait
 from kymo.lab.prepare.running import Selection, prepare_running, write_own_recipe
-from kymo.models.data.dataset import streams_of, windows_of
+from kymo.models.data.dataset import streams_of
 from kymo.models.evaluate import evaluate, without
 from kymo.models.predict import Classifier
 from kymo.models.run import run

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_pages import read_record
 from tiny_models import LABELS, RECIPE, recipe, recording, tiny_bundle
 from verbs import invoke
 
@@ -225,7 +226,7 @@ def test_windows_judged_one_by_one_become_columns() -> None:
     np.testing.assert_array_equal(pace.said, [2.0, np.nan, 5.0])
     assert surface.scores(["a", "b", "c"])["window_accuracy"] == 0.5  # a class that the model does not know is an error
     held = HeldOut(["x"], np.zeros(3, np.int64), np.ones((3, 1)), ["a"] * 3, [""] * 3, np.arange(3), [surface, pace])
-    back = RunRecord.from_json(RunRecord("r", held_out=held).to_json()).held_out
+    back = read_record(RunRecord("r", held_out=held).to_json()).held_out
     for one, other in zip(held.heads, back.heads, strict=True):
         assert (one.name, one.labels, one.truth.dtype) == (other.name, other.labels, other.truth.dtype)
         np.testing.assert_array_equal(one.truth, other.truth)

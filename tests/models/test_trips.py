@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from aiokafka.structs import TopicPartition
+from checks import windows_of
 from memory_kafka import MemoryKafka, Worker, until
 from recipes_made import MINIROCKET, STANDARDISE, recipe_text
 from verbs import invoke
 
-from kymo.models.data.dataset import read_dataset, windows_of
+from kymo.models.data.dataset import read_dataset
 from kymo.models.data.examples import Dataset, Example, bin_of, ordered, settle_bins
 from kymo.models.data.samples import fit_steps, split_chain, with_steps
 from kymo.models.data.store import StoreWriter, open_store

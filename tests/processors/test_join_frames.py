@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import check_json
+from checks import check_json, windows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kymo.models.data.dataset import streams_of, windows_of
+from kymo.models.data.dataset import streams_of
 from kymo.processors.branch import Branch
 from kymo.processors.chain import Chain
 from kymo.processors.intake import Intake

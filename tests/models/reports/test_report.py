@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_pages import LABELS, Page, page, record
+from report_pages import LABELS, Page, page, read_record, record
 from tiny_models import RECIPE, linear_onnx, manifest, recipe, tiny_bundle, window
 from verbs import invoke, python
 
@@ -120,7 +120,7 @@ def test_the_figures_are_there_as_png_and_in_the_page(made: dict[str, bytes]) ->
 def test_equal_records_give_equal_bytes(made: dict[str, bytes]) -> None:
     windows = [window(np.full((4, 2), i), "walk", i) for i in range(60)]
     assert bundle_report(record(), windows.__getitem__) == made
-    assert RunRecord.from_json(made["report/run.json"]).to_json() == record().to_json()
+    assert read_record(made["report/run.json"]).to_json() == record().to_json()
     assert {name.partition("/")[0] for name in made} == {"report"}
 
 
@@ -216,7 +216,7 @@ def only_a_name() -> RunRecord:
 
 
 def from_json() -> RunRecord:
-    return RunRecord.from_json(no_numbers().to_json())
+    return read_record(no_numbers().to_json())
 
 
 @pytest.mark.parametrize("make", [nothing_held_out, one_class, no_numbers, only_a_name, from_json])
@@ -237,7 +237,7 @@ def test_windows_of_every_kind_are_drawn(shape: tuple[int, ...], kind: str) -> N
     data = np.full(shape, np.nan) if kind == "nan" else np.arange(np.prod(shape)).reshape(shape).astype(kind)
     run = record()
     number = worst_windows(run, 1)[0]
-    files = report_files(run, {number: Picture(data, ("x", "y"), 2.0, 4.5)})
+    files = report_files(run, {number: Picture(data, ("x", "y"), (2.0, 4.5))})
     assert "worst_1.png" in files
     held = run.held_out
     truth, answer = LABELS[held.y_true[number]], LABELS[held.probabilities[number].argmax()]
@@ -372,7 +372,7 @@ def test_figures_of_heads_stand_apart() -> None:
     )
     assert len(found.ids) == len(set(found.ids))
     assert set(report_files(record())) == set(files) - wanted
-    assert files == report_files(RunRecord.from_json(with_heads().to_json()))
+    assert files == report_files(read_record(with_heads().to_json()))
 
 
 def test_a_head_without_labels_says_so() -> None:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from aiokafka.structs import TopicPartition
+from checks import windows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_kafka import MemoryKafka, Worker, until
 from strategies import assert_same, samples
 
-from kymo.models.data.dataset import windows_of
 from kymo.models.serving.joined import Patience
 from kymo.models.serving.operator import SILENT, Operator, Shadow
 from kymo.models.serving.outputs import DerivedChunks, Events, outputs_of

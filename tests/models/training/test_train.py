@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from checks import windows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import RECIPE, recipe, window, write_csv
@@ -15,7 +16,7 @@ from verbs import invoke
 
 import kymo
 from kymo.models.bundle import load_bundle
-from kymo.models.data.dataset import read_dataset, streams_of, windows_of
+from kymo.models.data.dataset import read_dataset, streams_of
 from kymo.models.data.examples import Example
 from kymo.models.data.samples import fit_steps, split_chain, split_data, with_steps
 from kymo.models.data.splits import group_of, make_split

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from recipes_made import MINIROCKET, recipe_text
+from report_pages import read_record
 from tiny_models import RECIPE, recipe
 from verbs import invoke
 
@@ -80,7 +81,7 @@ def test_the_better_is_bundled_and_the_record_says_so(compared: Path) -> None:
     bundle = load_bundle(compared / "bundle")
     assert (bundle.takes, bundle.shape, bundle.batch) == ("raw", (2, 12), "any")
     assert bundle.manifest["architecture"]["name"] == "minirocket"
-    record = RunRecord.from_json((compared / "bundle" / "report" / "run.json").read_bytes())
+    record = read_record((compared / "bundle" / "report" / "run.json").read_bytes())
     assert [(one.name, one.chosen) for one in record.candidates] == [("spectrogram_cnn", False), ("minirocket", True)]
     assert record.architecture == "minirocket"
     assert record.scores["accuracy"] == 1.0 > record.candidates[0].scores["accuracy"]

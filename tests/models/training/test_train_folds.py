@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from report_pages import read_record
 from tiny_models import RECIPE, recipe, window
 from verbs import invoke
 
@@ -22,7 +23,6 @@ from kymo.models.pooling import learn_hmm, pool_windows
 from kymo.models.predict import fit_temperature, softmax
 from kymo.models.scores import HeldHead, HeldOut, number_rank
 from kymo.models.training.candidates import Contender, JudgedPart, choose
-from kymo.models.training.record import RunRecord
 from kymo.models.training.run import FitPlan
 from kymo.models.training.train import Trained, TrainRequest, train
 from kymo.models.zoo import Epoch, FitOptions, Samples, architecture
@@ -171,7 +171,7 @@ def test_the_choice_and_the_pages_rest_on_it(data: Path, tmp_path: Path) -> None
     arguments = [str(tmp_path / "tiny.toml"), "--data", str(data), "--out", str(tmp_path / "b")]
     done = invoke("train", *arguments)
     assert "Over a cross-validation of 3 folds by subject:" in done.output
-    record = RunRecord.from_json((tmp_path / "b" / "report" / "run.json").read_bytes())
+    record = read_record((tmp_path / "b" / "report" / "run.json").read_bytes())
     names = ("accuracy", "macro_f1", "window_accuracy")
     ranks = {one.name: float(np.mean([one.scores[name] for name in names])) for one in record.candidates}
     assert list(ranks) == ["spectrogram_cnn", "minirocket"]

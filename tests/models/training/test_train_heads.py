@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from report_pages import read_record
 from tiny_models import RECIPE, recipe
 from verbs import invoke
 
@@ -20,7 +21,6 @@ from kymo.models.evaluate import JudgedWindow, evaluate
 from kymo.models.predict import Classifier
 from kymo.models.run import run
 from kymo.models.training.gate import plan_of
-from kymo.models.training.record import RunRecord
 from kymo.models.training.train import Trained, TrainRequest, train
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.errors import TrainingError
@@ -97,7 +97,7 @@ def test_scores_of_every_head_are_printed_and_kept(trained: Trained) -> None:
     assert 0.25 <= manifest["heads"][0]["temperature"] <= 8
     kept = {key: heads["pace"][key] for key in ("mae", "rmse", "r2", "n")}
     assert manifest["scores"]["heads"]["pace"] == kept
-    record = RunRecord.from_json(trained.record.to_json())
+    record = read_record(trained.record.to_json())
     surface, pace = record.held_out.heads
     assert (surface.name, surface.labels, pace.labels) == ("surface", ["road", "track"], [])
     assert len(surface.truth) == len(pace.said) == len(record.held_out.y_true)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from documents import ROOT
 from recipes_made import recipe_text
+from report_pages import read_record
 from served import check_online, offline
 from verbs import invoke
 
-from kymo.models.training.record import RunRecord
 from kymo.models.training.train import TrainRequest, train
 from kymo.processors.recipe.load import load_recipe
 from kymo.streams.readers import read
@@ -59,7 +59,7 @@ def test_unknown_wrist_data_without_code(wrist: Path) -> None:
     assert 'split = "subject"' in text
     assert "rate_hz = 32" in text
     said = json.loads(invoke("train", "wrist", "--data", "known", "--json").stdout)
-    record = RunRecord.from_json((Path(said["path"]) / "report" / "run.json").read_bytes())
+    record = read_record((Path(said["path"]) / "report" / "run.json").read_bytes())
     assert {one.name for one in record.candidates} == {"spectrogram_cnn", "minirocket"}
     assert sorted(name for fold in record.split["folds"] for name in fold["groups"]) == ["p0", "p1", "p2", "p3"]
     scores = json.loads(invoke("evaluate", "wrist", "--data", "new", "--json").stdout)

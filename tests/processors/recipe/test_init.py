@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checks import windows_of
 from documents import SHARED
 from verbs import invoke
 
 import kymo
-from kymo.models.data.dataset import streams_of, windows_of
+from kymo.models.data.dataset import streams_of
 from kymo.processors.recipe.init import frames, recipe_text, survey_of, window_samples
 from kymo.processors.recipe.load import Recipe, load_recipe, parse_recipe
 from kymo.streams.errors import SourceWarning

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checks import windows_of
 from PIL import Image
 from strategies import samples
 
-from kymo.models.data.dataset import streams_of, windows_of
+from kymo.models.data.dataset import streams_of
 from kymo.processors.recipe.load import parse_recipe
 from kymo.processors.steps.images import Decode, Encode
 from kymo.streams.budget import IMAGE

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checks import windows_of
 from recipes_made import RecipeText, recipe_text, toml
 
-from kymo.models.data.dataset import chunks_of, streams_of, why_not, windows_of
+from kymo.models.data.dataset import chunks_of, streams_of, why_not
 from kymo.processors.branch import Branch
 from kymo.processors.chain import Chain
 from kymo.processors.join import Join

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from archive_lab import chunk_record, write_archive
+from checks import windows_of
 
-from kymo.models.data.dataset import read_dataset, streams_of, windows_of
+from kymo.models.data.dataset import read_dataset, streams_of
 from kymo.processors.recipe.load import parse_recipe
 from kymo.streams.errors import SourceError
 from kymo.streams.readers import read
