@@ -272,12 +272,3 @@ def promote(name: str | Path, alias: str = CHAMPION, *, why: str = "", home: Pat
     listed = {**bundle.manifest["files"], **bundle.manifest.get("attached", {})}
     registry.add(bundle.manifest, {name: (bundle.path / name).read_bytes() for name in listed})
     return registry.promote(bundle.recipe, bundle.manifest["digest"], alias, why=why)
-
-
-def rollback(recipe: str, alias: str = CHAMPION, *, why: str = "", home: Path | None = None) -> Entry:
-    """Have an alias stand for what it stood for before.
-
-    The first champion gives way only to a bundle that ships with Kymo, the first shadow to none.
-    """
-    may_empty = alias != CHAMPION or (SHIPPED / recipe).is_dir()
-    return open_registry(home).rollback(recipe, alias, why=why, may_empty=may_empty)

@@ -121,7 +121,8 @@ def judge_recordings(
             targets = targets_at(event.start_ns, event.end_ns)
             truth = truth_at(recipe, cover, event.start_ns, event.end_ns, targets)
             if truth is not None:
-                heads = {head.head: (targets.get(head.head), _answer(head)) for head in more}
+                # What the event says in a head: probabilities, or a number; NaN where the model gave none.
+                heads = {e.head: (targets.get(e.head), e.probabilities or e.values.get(e.head, math.nan)) for e in more}
                 row = [event.probabilities.get(label, 1.0) for label in bundle.labels]
                 rows.append((truth, row, heads, recording.session, recording.subject or "", window.start_index))
                 judgement.unknown += event.label == UNKNOWN
@@ -133,16 +134,8 @@ def judge_recordings(
     truths, probabilities, of_heads, sessions, subjects, starts = (
         map(list, zip(*rows, strict=True)) if rows else [[]] * 6
     )
-    held_heads = [HeldHead.of(head.name, _labels_of(bundle, head.name), of_heads) for head in recipe.heads]
+    labels = {head.name: head.labels for head in bundle.heads}
+    held_heads = [HeldHead.of(head.name, labels[head.name], of_heads) for head in recipe.heads]
     names = {"sessions": sessions, "subjects": subjects, "start_index": np.array(starts, np.int64)}
     judgement.held_out = HeldOut.of(bundle.labels, truths, probabilities, **names, heads=held_heads)
     return judgement
-
-
-def _labels_of(bundle: Bundle, name: str) -> tuple[str, ...]:
-    return next(head.labels for head in bundle.heads if head.name == name)
-
-
-def _answer(event: Event) -> Mapping[str, float] | float:
-    """An event's probabilities, or its number; NaN where the model gave none."""
-    return event.probabilities or event.values.get(event.head, math.nan)

@@ -27,8 +27,8 @@ from typing import Any
 
 from kymo.models.data.dataset import iter_examples
 from kymo.models.data.examples import Dataset, Example
-from kymo.models.data.from_tfrecord import read_windows, window_folders
 from kymo.models.data.store import DATASET, StoreWriter, open_store
+from kymo.models.data.tfrecord import read_windows, window_folders
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.chunk import bytes_of

@@ -270,7 +270,7 @@ def settle_bins(recipe: Recipe, dataset: Dataset) -> Recipe:
             f"[labels] bins = {count}: {len(people)} people have only {len(set(numbers))} numbers; take fewer bins"
         )
     settled = replace(recipe, labels=replace(recipe.labels, bins=borders))
-    dataset.examples = [_with_class(example, borders) for example in dataset.examples]
+    dataset.examples = [replace(e, label=bin_of(e.label, borders, e.window.session)) for e in dataset.examples]
     return settled
 
 
@@ -324,7 +324,3 @@ def _number(text: str, session: str) -> float:
             f"session {session}: the label {text!r} is no number, but [labels] bins makes classes of numbers"
         )
     return number
-
-
-def _with_class(example: Example, borders: Sequence[float]) -> Example:
-    return replace(example, label=bin_of(example.label, borders, example.window.session))

@@ -13,8 +13,7 @@ somewhere in a window.
 
 Or a file a subject, ``SUBJECT.*``: then nothing is split, nothing has learned, windows without a label are there too (class -1),
 and TFRecords hold what else is known of a recording as ``meta_NAME``; what is missing is NaN, as `mask` stands behind what learns. These
-TFRecords can be trained from: see
-:mod:`kymo.models.data.from_tfrecord`.
+TFRecords can be trained from: see :mod:`kymo.models.data.tfrecord`.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from numpy.typing import NDArray
 from kymo.models.data.examples import Dataset, Example, classes_of, settle_bins
 from kymo.models.data.samples import fit_steps, split_chain, with_steps
 from kymo.models.data.splits import check_leaks, make_split
-from kymo.models.data.tfrecord import tf_example, tfrecord
+from kymo.models.data.tfrecord import ABOUT, tf_example, tfrecord
 from kymo.processors.chain import Chain
 from kymo.processors.recipe.load import Recipe
 from kymo.processors.spec import Spec, header_to_json
@@ -46,7 +45,6 @@ from kymo.streams.errors import TrainingError
 _Rows = Iterator[dict[str, Any]]
 _SIDES = ("training", "validation")
 _BATCH_BYTES = 16 * 2**20
-_ABOUT = "dataset.json"
 
 
 def export_dataset(
@@ -102,7 +100,7 @@ def _write(out: Path, fmt: str, sides: Mapping[str, _Rows], about: dict[str, Any
         partial.mkdir(parents=True)
         for side, rows in sides.items():
             FORMATS[fmt](partial / f"{side}.{fmt}", rows, about)
-        (partial / _ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+        (partial / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
         if out.exists():
             out.rmdir()
         partial.rename(out)

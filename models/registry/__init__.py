@@ -126,29 +126,32 @@ class Registry:
         verified(folder)
         return self._write(recipe, Entry(0, "promote", alias, f"{recipe}@{digest}", why=why))
 
-    def rollback(self, recipe: str, alias: str = CHAMPION, *, why: str = "", may_empty: bool = False) -> Entry:
-        """Have an alias stand for what it stood for before its last promotion."""
-        return self._write(recipe, Entry(0, "rollback", alias, "", why=why), may_empty)
+    def rollback(self, recipe: str, alias: str = CHAMPION, *, why: str = "") -> Entry:
+        """Have an alias stand for what it stood for before its last promotion.
 
-    def _write(self, recipe: str, entry: Entry, may_empty: bool = False) -> Entry:
+        The first champion gives way only to a bundle that ships with Kymo, the first shadow to none.
+        """
+        return self._write(recipe, Entry(0, "rollback", alias, "", why=why))
+
+    def _write(self, recipe: str, entry: Entry) -> Entry:
         """Add a line to the log, behind those of whoever is quicker; its time, its writer and what stood before are set here."""
         while True:
             with self.store.lock(_path(recipe)):
                 lines = self.store.lines(_path(recipe, _LOG))
                 entries = self._entries(recipe, lines)
-                line = self._line_behind(entries, recipe, entry, may_empty)
+                line = self._line_behind(entries, recipe, entry)
                 added = [line] if lines else [*entries, line]  # the line from before there was a log comes along
                 texts = [json.dumps(asdict(e), ensure_ascii=False, separators=(",", ":")).encode() for e in added]
                 if line in entries or self.store.append(_path(recipe, _LOG), texts, lines):
                     return line
 
-    def _line_behind(self, entries: Sequence[Entry], recipe: str, entry: Entry, may_empty: bool) -> Entry:
+    def _line_behind(self, entries: Sequence[Entry], recipe: str, entry: Entry) -> Entry:
         """Complete a line for the end of a log; the last one of its alias where that says the same already."""
         stack = _stack(entries, entry.alias)
         if entry.action == "rollback":
             if not stack:
                 raise BundleError(f"recipe `{recipe}` has no {entry.alias} in registry {self.url}; promote one")
-            if len(stack) == 1 and not may_empty:
+            if len(stack) == 1 and entry.alias == CHAMPION and not (SHIPPED / recipe).is_dir():
                 raise BundleError(f"{stack[0]} is the first {entry.alias} of `{recipe}`; there is none before it")
             entry = replace(entry, bundle=stack[-2] if len(stack) > 1 else "")
         standing = next((e for e in reversed(entries) if e.alias == entry.alias), None)

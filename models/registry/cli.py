@@ -126,7 +126,9 @@ def show_command(bundle: str, as_json: bool) -> None:
         if not name.startswith((*_SUMS, "chain.")):
             click.echo(f"  {name}: {_short(value)}")
     for entry in log:
-        click.echo(_log_line(entry))
+        why = f": {entry.why}" if entry.why else ""
+        what = f"{entry.action} {entry.alias} {entry.bundle or 'none'} by {entry.by or 'unknown'}{why}"
+        click.echo(f"  {utc(entry.at_ns)} {what}")
 
 
 @models.command("diff")
@@ -181,9 +183,7 @@ def rollback_command(recipe: str, alias: str, why: str, as_json: bool) -> None:
 
     Example: kymo models rollback running --why "worse indoors"
     """
-    from kymo.models.bundle import rollback
-
-    _report(rollback(recipe, alias, why=why), recipe, as_json)
+    _report(open_registry().rollback(recipe, alias, why=why), recipe, as_json)
 
 
 def _report(entry: Entry, recipe: str, as_json: bool) -> None:
@@ -200,11 +200,6 @@ def _report(entry: Entry, recipe: str, as_json: bool) -> None:
     click.echo(f"{entry.alias} of {recipe}: {bundle or 'none'} (before: {entry.before or 'none'})")
     if untold:
         click.echo(f"note: running agents were not told ({untold}); they take it at their next start", err=True)
-
-
-def _log_line(entry: Entry) -> str:
-    why = f": {entry.why}" if entry.why else ""
-    return f"  {utc(entry.at_ns)} {entry.action} {entry.alias} {entry.bundle or 'none'} by {entry.by or 'unknown'}{why}"
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

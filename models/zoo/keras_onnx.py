@@ -125,11 +125,6 @@ def _first(rank: int) -> list[int]:
     return [0, rank - 1, *range(1, rank - 1)]
 
 
-def _last(rank: int) -> list[int]:
-    """Order axes such that the second stands last."""
-    return [0, *range(2, rank), 1]
-
-
 def _convert(graph: KerasGraph, layer: Any, inputs: list[str]) -> str | tuple[str, ...]:
     """Write a layer; what is no layer of Keras' own brings its ``to_onnx``."""
     name = type(layer).__name__
@@ -196,7 +191,7 @@ def _reshape(graph: KerasGraph, layer: Any, inputs: list[str]) -> str:
     value, rank = inputs[0], len(layer.input.shape)
     target = [0, *(-1 if size is None else size for size in layer.output.shape[1:])]
     if rank > 2:
-        value = graph.node("Transpose", [value], perm=_last(rank))
+        value = graph.node("Transpose", [value], perm=[0, *range(2, rank), 1])
     if len(target) > 2:
         return graph.node("Transpose", [graph.node("Reshape", [value, np.array(target)])], perm=_first(len(target)))
     return graph.node("Reshape", [value, np.array([*target, 1, 1])])

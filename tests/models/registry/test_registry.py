@@ -57,7 +57,7 @@ def test_promotions_are_told_and_undone(home: Path) -> None:
         registry.rollback("tiny")
     assert registry.promote("tiny", c).before == f"tiny@{a}"
     assert registry.rollback("tiny").bundle == f"tiny@{a}"
-    assert registry.rollback("tiny", SHADOW, may_empty=True).bundle == ""
+    assert registry.rollback("tiny", SHADOW).bundle == ""
     log = open_registry(home).log("tiny")
     assert [(e.action, e.alias, e.digest) for e in log] == [
         *(("promote", CHAMPION, digest) for digest in (a, b, c)),
