@@ -156,13 +156,7 @@ def raw_chain(chain: Chain) -> Chain:
 
 
 def input_shape(window: tuple[int, ...], layout: str) -> tuple[int, ...]:
-    """Shape of a window as the model takes it, from ``(time, …, channels)``.
-
-    Examples
-    --------
-    >>> input_shape((21, 101, 12), "channels_first")
-    (12, 21, 101)
-    """
+    """Shape of a window as the model takes it, from ``(time, …, channels)``."""
     return (window[-1], *window[:-1]) if layout == "channels_first" else window
 
 

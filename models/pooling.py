@@ -53,15 +53,7 @@ class Pool:
             )
 
     def step(self, state: State, probabilities: Sequence[float]) -> tuple[State, Row]:
-        """The next window of a session.
-
-        Examples
-        --------
-        >>> pool = Pool("mean", 2)
-        >>> state, _ = pool.step([], [1.0, 0.0])
-        >>> pool.step(state, [0.0, 1.0])[1]
-        [0.5, 0.5]
-        """
+        """The next window of a session."""
         row = list(probabilities)
         state = [*state, row][-self.windows :]
         rows = [r for r in state if any(r)]
@@ -72,15 +64,7 @@ class Pool:
         return state, self._filtered(rows)
 
     def step_number(self, state: State, values: Mapping[str, float]) -> tuple[State, dict[str, float]]:
-        """The next window of a session, for a head that says a number: the mean of those that the last n windows gave.
-
-        Examples
-        --------
-        >>> pool = Pool("mean", 2)
-        >>> state, _ = pool.step_number([], {"score": 40.0})
-        >>> pool.step_number(state, {"score": 50.0})[1]
-        {'score': 45.0}
-        """
+        """The next window of a session, for a head that says a number: the mean of those that the last n windows gave."""
         state = [*state, list(values.values())][-self.windows :]
         numbers = [value for row in state for value in row]
         return state, {name: sum(numbers) / len(numbers) for name in values}

@@ -295,13 +295,6 @@ def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
 
     Plain numbers, one window at a time: vectorised exponentials may round by an element's place. Zeros where a logit is
     not finite.
-
-    Examples
-    --------
-    >>> softmax([0.0, 0.0])
-    [0.5, 0.5]
-    >>> softmax([math.nan, 0.0])
-    [0.0, 0.0]
     """
     top = max(logits)
     weights = [math.exp((z - top) / temperature) for z in logits]

@@ -386,13 +386,7 @@ def short_scores(heads: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
 
 
 def score_line(name: str, scores: Mapping[str, Any]) -> str:
-    """A head's scores in a line for people.
-
-    Examples
-    --------
-    >>> score_line("score_10k", {"mae": 2.5, "rmse": 3.25, "r2": None, "n": 1, "unclassified": 0, "window_mae": 4.0, "windows": 9})
-    'score_10k: 1 recordings: mean error 2.5, root mean square 3.25; 9 windows: mean error 4'
-    """
+    """A head's scores in a line for people."""
     if not scores.get("n") and not scores.get("unclassified"):
         return f"{name}: no labels"
     without = f", {scores['unclassified']} {UNCLASSIFIED}" if scores["unclassified"] else ""
@@ -411,13 +405,7 @@ def score_line(name: str, scores: Mapping[str, Any]) -> str:
 
 
 def interval_line(limits: Mapping[str, Any]) -> str:
-    """The intervals of scores in a line for people.
-
-    Examples
-    --------
-    >>> interval_line({"kind": "session", "level": 0.9, "of": 2})
-    '2 sessions are too few for an interval; 4 would do'
-    """
+    """The intervals of scores in a line for people."""
     who = f"{limits['of']} {limits['kind']}{'s' * (limits['of'] != 1)}"
     if "accuracy" not in limits:
         return f"{who} {'is' if limits['of'] == 1 else 'are'} too few for an interval; {_INTERVAL_OWNERS} would do"

@@ -22,8 +22,9 @@ from kymo.streams.events import Event
 from kymo.streams.verbs import settings_of_run
 from kymo.streams.words import NS, utc
 
-_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+#: A length of time, and what a unit of it has.
+LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def _moment(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
@@ -44,8 +45,8 @@ def parse_moment(text: str, now_ns: int) -> int:
     from kymo.streams.readers.moments import iso_ns
 
     text = text.strip()
-    if ago := _AGO.fullmatch(text):
-        return now_ns - round(Decimal(ago[1]) * _SECONDS[ago[2]] * NS)
+    if ago := LENGTH.fullmatch(text):
+        return now_ns - round(Decimal(ago[1]) * SECONDS[ago[2]] * NS)
     if re.fullmatch(r"-?\d+(\.\d+)?", text):
         return int(Decimal(text) * NS)
     try:

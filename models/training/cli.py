@@ -4,7 +4,6 @@ people or as JSON."""
 from __future__ import annotations
 
 import json
-import re
 import threading
 from dataclasses import asdict
 from functools import partial
@@ -16,6 +15,7 @@ import click
 from kymo.models.data.cli import DATA, MORE, progress
 from kymo.models.training import METRICS
 from kymo.streams.errors import KymoError
+from kymo.streams.events_cli import LENGTH, SECONDS
 from kymo.streams.settings import Settings
 from kymo.streams.words import grouped, many, some
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from kymo.streams.readers.files import Experiment
 
 _MOST_COLUMNS, _MOST_NAMES = 8, 8
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -250,16 +249,12 @@ def _print_scores(console: Console, scores: dict[str, Any]) -> None:
         console.print(score_line(head, head_scores))
 
 
-class _Period(click.ParamType):
-    """A time such as ``90s``, ``30m``, ``1h``, ``1d``, in seconds."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", str(value))
-        if match is None or not float(match[1]):
-            self.fail(f"{value!r}: expected a time such as 90s, 30m, 1h or 1d", param, ctx)
-        return float(match[1]) * _UNITS[match[2]]
+def _period(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
+    """Seconds of a time such as ``90s``, ``30m``, ``1h``, ``1d``."""
+    match = LENGTH.fullmatch(value or "")
+    if value is not None and match is None:
+        raise click.BadParameter(f"{value!r}: expected a time such as 90s, 30m, 1h or 1d")
+    return float(match[1]) * SECONDS[match[2]] if match else None
 
 
 @click.command()
@@ -267,7 +262,7 @@ class _Period(click.ParamType):
 @MORE
 @click.option("--data", "paths", multiple=True, metavar="PATH…", help="Files, folders or URLs with labels.")
 @click.option("--archive", type=click.Path(path_type=Path, file_okay=False), help="Folder of archived topics.")
-@click.option("--every", type=_Period(), metavar="TIME", help="Again and again, such as 1h; else once.")
+@click.option("--every", callback=_period, metavar="TIME", help="Again and again, such as 1h; else once.")
 @click.option("--metric", type=click.Choice(METRICS), default="accuracy", show_default=True)
 @click.option("--epochs", type=click.IntRange(1), help="Most passes over the data.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of everything that is random.")

@@ -194,13 +194,14 @@ class Outcome:
 def plan_of(recipe: Recipe, paths: tuple[str, ...], share: float = 0.25) -> GatePlan:
     """What to keep from training."""
     labelled: list[tuple[str, str, set[str]]] = []  # session, subject, classes
-    digest = hashlib.sha256()
+    digest, sets = hashlib.sha256(), {head.set for head in recipe.heads}
     for recording in read(paths, recipe.read_options()):
         if not streams_of(recording, recipe):  # another recipe's
             continue
         labels = sorted((label.start_ns, label.end_ns, label.label) for label in labels_of(recording, recipe))
-        digest.update(repr((recording.session, recording.start_ns, recording.end_ns, labels)).encode())
-        digest.update(_head_labels(recipe, recording))
+        # What further heads learn from is no reason to hold a session out, but one to train again.
+        of_heads = sorted((x.set, x.start_ns, x.end_ns, x.label) for x in recording.labels if x.set in sets)
+        digest.update(repr((recording.session, recording.start_ns, recording.end_ns, labels, of_heads)).encode())
         if labels:
             labelled.append((recording.session, recording.subject or "", {label for _, _, label in labels}))
     if not labelled:
@@ -219,13 +220,6 @@ def plan_of(recipe: Recipe, paths: tuple[str, ...], share: float = 0.25) -> Gate
     judges = hold_out_by_name({group: next(iter(names)) if pure else "" for group, names in classes.items()}, share)
     sessions = {session: subject for group in sorted(judges) for session, subject in members[group].items()}
     return GatePlan(sessions, sum(map(len, members.values())), digest.hexdigest())
-
-
-def _head_labels(recipe: Recipe, recording: Recording) -> bytes:
-    """What further heads learn from: it is no reason to hold a session out, but one to train again."""
-    sets = {head.set for head in recipe.heads}
-    labels = sorted((x.set, x.start_ns, x.end_ns, x.label) for x in recording.labels if x.set in sets)
-    return repr(labels).encode() if labels else b""
 
 
 def train_behind_gate(

@@ -76,13 +76,7 @@ class RunRecord:
 
 
 def cross_validation(split: Mapping[str, Any]) -> str:
-    """A record's split in words where it is a cross-validation, else empty.
-
-    Examples
-    --------
-    >>> cross_validation({"kind": "subject", "folds": [{}, {}, {}]})
-    'a cross-validation of 3 folds by subject'
-    """
+    """A record's split in words where it is a cross-validation, else empty."""
     count = len(split.get("folds") or ())
     return f"a cross-validation of {count} folds by {split.get('kind')}" if count else ""
 

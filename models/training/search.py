@@ -47,13 +47,7 @@ class Medians:
 
 
 def draw(ranges: Mapping[str, Range], seed: int, trial: int) -> dict[str, Any]:
-    """Parameters of a trial, numbered from 1.
-
-    Examples
-    --------
-    >>> draw({"width": (8, 16)}, 0, 1) == draw({"width": (8, 16)}, 0, 1)
-    True
-    """
+    """Parameters of a trial, numbered from 1."""
     random = np.random.default_rng([seed, trial])
     parameters: dict[str, Any] = {}
     for name, values in sorted(ranges.items()):

@@ -93,7 +93,11 @@ def train(
         contenders = fit_candidates(run)
         winner, choice = _choose(contenders, request.windows_of)
         final = _refit(run, winner)
-        exported = _export(final)
+        windows = final.training.windows
+        if is_stateful(final.plan.parameters):
+            exported = export_stateful(final.model, windows)
+        else:
+            exported = export_model(final.model, windows.shape[1:], windows)
         record = _record_of(run, contenders, winner, choice, final)
         if winner.parts and winner.data.split.kind == "window":
             plain = leak_free(dataset.examples, winner.parts[0].part.split, settings["validation"])
@@ -156,13 +160,6 @@ def _refit(run: TrainingRun, winner: Contender) -> FittedModel:
     plan = replace(plan, folder=run.folder / f"refit-{digest}" if run.folder else None)
     on_epoch = run.on_stage(f"{plan.name}, all windows", epochs)
     return fit(run, run.data(plan.architecture), plan, epochs, on_epoch)
-
-
-def _export(final: FittedModel) -> Exported:
-    windows = final.training.windows
-    if is_stateful(final.plan.parameters):
-        return export_stateful(final.model, windows)
-    return export_model(final.model, windows.shape[1:], windows)
 
 
 def _record_of(

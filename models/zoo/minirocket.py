@@ -212,13 +212,7 @@ class Bank:
 
 
 def dilations(time: int, features: int) -> list[tuple[int, int]]:
-    """Choose dilations for windows of `time` samples, and how many features a kernel has at each (paper, section 3.1).
-
-    Examples
-    --------
-    >>> dilations(17, 500)
-    [(1, 4), (2, 1)]
-    """
+    """Choose dilations for windows of `time` samples, and how many features a kernel has at each (paper, section 3.1)."""
     per_kernel = max(1, features // KERNELS)
     steps = min(per_kernel, 32)
     largest = np.log2((time - 1) / (LENGTH - 1))

@@ -26,7 +26,7 @@ from tiny_models import (
     window,
 )
 
-from kymo.models.bundle import find_bundle, load_bundle
+from kymo.models.bundle import find_bundle, input_shape, load_bundle
 from kymo.models.onnx_model import MAX_BATCH, RULES, OnnxModel, most_together, random_windows
 from kymo.models.predict import Classifier, softmax
 from kymo.models.registry import write_bundle
@@ -377,3 +377,12 @@ def test_windows_are_run_together_as_long_as_they_fit() -> None:
     assert most_together((1000, 12), "float32") == MAX_BATCH
     assert most_together((78, 224, 224, 3), "uint8") == 2
     assert most_together((78, 224, 224, 3), "float32") == 1
+
+
+def test_channels_first_is_the_last_axis_in_front() -> None:
+    assert input_shape((21, 101, 12), "channels_first") == (12, 21, 101)
+
+
+def test_probabilities_of_logits_alike_and_of_none() -> None:
+    assert softmax([0.0, 0.0]) == [0.5, 0.5]
+    assert softmax([float("nan"), 0.0]) == [0.0, 0.0]

@@ -30,11 +30,12 @@ from kymo.models.scores import (
     HeldHead,
     HeldOut,
     confusion,
+    interval_line,
     score,
     score_line,
     score_numbers,
 )
-from kymo.models.training.record import RunRecord
+from kymo.models.training.record import RunRecord, cross_validation
 from kymo.streams.chunk import Header, signal_format
 from kymo.streams.errors import BundleError, TrainingError
 from kymo.streams.events import Event
@@ -231,3 +232,12 @@ def test_windows_judged_one_by_one_become_columns() -> None:
         assert (one.name, one.labels, one.truth.dtype) == (other.name, other.labels, other.truth.dtype)
         np.testing.assert_array_equal(one.truth, other.truth)
         np.testing.assert_array_equal(one.said, other.said)
+
+
+def test_lines_for_people() -> None:
+    one = {"mae": 2.5, "rmse": 3.25, "r2": None, "n": 1, "unclassified": 0, "window_mae": 4.0, "windows": 9}
+    expected = "score_10k: 1 recordings: mean error 2.5, root mean square 3.25; 9 windows: mean error 4"
+    assert score_line("score_10k", one) == expected
+    few = {"kind": "session", "level": 0.9, "of": 2}
+    assert interval_line(few) == "2 sessions are too few for an interval; 4 would do"
+    assert cross_validation({"kind": "subject", "folds": [{}] * 3}) == "a cross-validation of 3 folds by subject"

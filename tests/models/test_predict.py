@@ -373,3 +373,11 @@ def test_pools_that_are_none() -> None:
             Pool.from_json(HMM.to_json() | wrong)
     with pytest.raises(FormatError, match="not a pooling"):
         Pool.from_json({"windows": 3})
+
+
+def test_a_mean_of_two() -> None:
+    pool = Pool("mean", 2)
+    state, _ = pool.step([], [1.0, 0.0])
+    assert pool.step(state, [0.0, 1.0])[1] == [0.5, 0.5]
+    state, _ = pool.step_number([], {"score": 40.0})
+    assert pool.step_number(state, {"score": 50.0})[1] == {"score": 45.0}

@@ -19,7 +19,7 @@ from kymo.models.data.dataset import read_dataset
 from kymo.models.data.examples import Example
 from kymo.models.data.samples import fit_steps, split_chain, with_steps
 from kymo.models.data.splits import make_split
-from kymo.models.data.tfrecord import crc32c, tf_example, tfrecord
+from kymo.models.data.tfrecord import crc32c, tf_example, tf_features, tfrecord
 from kymo.processors.recipe.load import parse_recipe
 from kymo.streams.readers import read
 
@@ -204,3 +204,10 @@ def test_show_counts_folds(data: Path) -> None:
     assert [fold["validation"] for fold in about["folds"]] == [{"a": 9, "b": 9}] * 5
     assert sorted(name for fold in about["folds"] for name in fold["groups"]) == [f"p{i}" for i in range(10)]
     assert "fold 4" in invoke(*words).output
+
+
+def test_features_come_back() -> None:
+    features = tf_features(tf_example({"label": "run", "n": -1, "x": np.float32([0.5])}))
+    assert features == {"label": "run", "n": [-1], "x": np.float32([0.5])}
+    assert features["x"].dtype == np.float32
+    assert crc32c(b"123456789") == 0xE3069283

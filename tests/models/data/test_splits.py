@@ -16,6 +16,7 @@ from kymo.models.data.examples import Example
 from kymo.models.data.splits import (
     Split,
     check_leaks,
+    hold_out_by_name,
     inner_split,
     judged_splits,
     leak_free,
@@ -300,3 +301,7 @@ def test_what_says_when_to_stop_is_a_part_of_what_is_learned_from() -> None:
     assert sorted([*inner.training, *inner.validation]) == split.training
     assert inner.validation
     check_leaks(made, inner)
+
+
+def test_names_decide_the_same_way_every_time() -> None:
+    assert sorted(hold_out_by_name({f"s{i}": "walk" for i in range(8)})) == ["s5", "s7"]

@@ -300,3 +300,7 @@ def test_both_figures_of_a_random_split(leaking: Path, tmp_path: Path) -> None:
     assert by_window.split["leak_free"] == {"kind": "session", "scores": by_session.scores}
     page = (tmp_path / "a" / "report" / "report.html").read_text()
     assert "These scores leak: split by session instead of by window" in page
+
+
+def test_a_trial_has_the_same_parameters_in_every_run() -> None:
+    assert draw({"width": (8, 16)}, 0, 1) == draw({"width": (8, 16)}, 0, 1)

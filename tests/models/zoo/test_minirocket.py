@@ -331,3 +331,7 @@ def test_a_vector_must_be_there() -> None:
         fitted(LENGTHS, CLASSES, channels="b*")
     with pytest.raises(TrainingError, match="takes raw windows"):
         MagnitudeRule(Format("s", ("c",), (), Fraction(1), "float32", (3, 1), rows=4), LABELS, {}, 0)
+
+
+def test_dilations_of_a_short_window() -> None:
+    assert dilations(17, 500) == [(1, 4), (2, 1)]
