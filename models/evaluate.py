@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from kymo.models.bundle import UNKNOWN, Bundle
-from kymo.models.data.dataset import add_input, iter_windows, labels_of, streams_of
+from kymo.models.data.dataset import add_input, iter_windows, judged_together, labels_of, streams_of
 from kymo.models.data.examples import asked_sets, targets_of, truth_at
 from kymo.models.lengths import doubt
-from kymo.models.predict import Classifier, Predictor, in_batches
+from kymo.models.predict import Classifier, Predictor
 from kymo.models.scores import HeldHead, HeldOut, Scores
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.chunk import Window
@@ -110,7 +110,7 @@ def judge_recordings(
     judgement, sets = Judgement(bundle), asked_sets(recipe)
     rows: list[tuple[str, list[float], HeadRow, str, str, int]] = []
     for read in recordings:
-        batches = in_batches(judgement.windows(recipe, read))
+        batches = judged_together(judgement.windows(recipe, read))
         recording = replace(read, labels=[label for label in read.labels if label.set in sets])
         memory, count = list[Any](), 0  # what is remembered of the session, and its windows
         cover, targets_at = Cover(labels_of(recording, recipe)), targets_of(recording.labels, recipe.heads)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from threading import Lock
@@ -36,7 +36,6 @@ Memory = list[Any]
 _TEMPERATURES = np.geomspace(0.25, 8, 101)
 _HEADERS = 1_000  # sessions whose formats are remembered
 _WARM_UP = 4  # windows
-_BATCH_WINDOWS = 64
 
 
 class BatchClassifier(Protocol):
@@ -275,19 +274,6 @@ class Predictor:
             remembered = {"bundle": self.bundle.id}
             memory[:] = [remembered]
         return remembered
-
-
-def in_batches(windows: Iterable[Window]) -> Iterator[list[Window]]:
-    """Windows as they are judged together: some, but no more than fit."""
-    batch, size = list[Window](), 0
-    for window in windows:
-        batch.append(window)
-        size += window.nbytes
-        if len(batch) >= _BATCH_WINDOWS or size >= BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:

@@ -14,9 +14,9 @@ from fractions import Fraction
 from itertools import chain
 
 from kymo.models.bundle import UNKNOWN
-from kymo.models.data.dataset import chunks_of, streams_of, through, why_not
+from kymo.models.data.dataset import chunks_of, judged_together, streams_of, through, why_not
 from kymo.models.lengths import doubt
-from kymo.models.predict import BatchClassifier, Memory, Predictor, in_batches
+from kymo.models.predict import BatchClassifier, Memory, Predictor
 from kymo.processors.recipe.fusion import FusionRecipe
 from kymo.processors.recipe.load import Recipe
 from kymo.streams.errors import KymoError
@@ -154,7 +154,7 @@ def _session(
     stage = predictor.bundle.chain.build()
     memory: Memory = []
     chunks = chunks_of(streams, predictor.bundle.chain, Fraction(chunk_ms, 1000))
-    for windows in in_batches(through(stage, chunks)):
+    for windows in judged_together(through(stage, chunks)):
         predicted = predictor.predict(windows, [memory] * len(windows))
         emitted_ns = time.time_ns()
         for event in chain.from_iterable(predicted):

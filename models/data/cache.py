@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kymo.models.data.dataset import iter_examples
+from kymo.models.data.dataset import in_batches, iter_examples
 from kymo.models.data.examples import Dataset, Example
 from kymo.models.data.store import DATASET, StoreWriter, open_store
 from kymo.models.data.tfrecord import read_windows, window_folders
@@ -126,7 +126,7 @@ def write_examples(folder: Path, examples: Iterable[Example], about: Dataset, th
     writer = StoreWriter(folder)
     try:
         written = thread.submit(writer.add_all, [])
-        for batch in _batches(examples):
+        for batch in in_batches(examples, lambda example: example.window.nbytes, _BATCH_BYTES):
             written.result()
             written = thread.submit(writer.add_all, batch)
         written.result()
@@ -134,19 +134,6 @@ def write_examples(folder: Path, examples: Iterable[Example], about: Dataset, th
     finally:
         thread.shutdown(cancel_futures=True)
         writer.close()
-
-
-def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """Put examples of about :data:`_BATCH_BYTES` together, or one that is larger."""
-    batch: list[Example] = []
-    size = 0
-    for example in examples:
-        batch.append(example)
-        size += example.window.nbytes
-        if size >= _BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    yield batch
 
 
 def digest_of(files: Any, recipe: Recipe, chain: Chain, unlabelled: bool = False) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,8 @@ from kymo.streams.recording import Recording, StreamData
 
 _CHUNK_SAMPLES = 8192
 _BATCH = 64  # of an irregular stream
+_JUDGED = 64  # windows that are judged together
+T = TypeVar("T")
 
 
 def streams_of(recording: Recording, recipe: Recipe) -> list[StreamData]:
@@ -92,6 +94,25 @@ def through(stage: ChainStage, chunks: Iterable[Chunk]) -> Iterator[Window]:
     for chunk in chunks:
         yield from stage.push(chunk)
     yield from stage.flush()
+
+
+def in_batches(
+    items: Iterable[T], size_of: Callable[[T], int], most_bytes: int, most: int = 2**20
+) -> Iterator[list[T]]:
+    """What is worked on together: some, but no more than fit."""
+    batch, size = list[T](), 0
+    for item in items:
+        batch.append(item)
+        size += size_of(item)
+        if len(batch) >= most or size >= most_bytes:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def judged_together(windows: Iterable[Window]) -> Iterator[list[Window]]:
+    return in_batches(windows, lambda window: window.nbytes, BATCH, _JUDGED)
 
 
 def labels_of(recording: Recording, recipe: Recipe) -> list[Label]:

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kymo.models.data.dataset import in_batches
 from kymo.models.data.examples import Dataset, Example, classes_of, settle_bins
 from kymo.models.data.samples import fit_steps, split_chain, with_steps
 from kymo.models.data.splits import check_leaks, make_split
@@ -201,22 +202,12 @@ def _write_parquet(path: Path, rows: _Rows, about: dict[str, Any]) -> None:
     kinds |= dict.fromkeys(texts, pa.string()) | dict.fromkeys(numbers, pa.int64())
     kinds |= {head["column"]: pa.float64() if head["kind"] == "number" else pa.string() for head in about["heads"]}
     schema = pa.schema(kinds, metadata={"kymo": json.dumps(about)})
-    batch: list[dict[str, Any]] = []
-
-    def flush(writer: Any) -> None:
-        flat: NDArray[np.float32] = np.concatenate([row["window"].reshape(-1) for row in batch])
-        columns: dict[str, Any] = {"window": pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), size)}
-        columns |= {name: pa.array([row[name] for row in batch], kinds[name]) for name in list(kinds)[1:]}
-        writer.write_table(pa.table(columns, schema=schema))
-        batch.clear()
-
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        for row in rows:
-            batch.append(row)
-            if len(batch) * size * 4 >= _BATCH_BYTES:
-                flush(writer)
-        if batch:
-            flush(writer)
+        for batch in in_batches(rows, lambda row: int(row["window"].nbytes), _BATCH_BYTES):
+            flat: NDArray[np.float32] = np.concatenate([row["window"].reshape(-1) for row in batch])
+            columns: dict[str, Any] = {"window": pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), size)}
+            columns |= {name: pa.array([row[name] for row in batch], kinds[name]) for name in list(kinds)[1:]}
+            writer.write_table(pa.table(columns, schema=schema))
 
 
 #: How each format is written.
