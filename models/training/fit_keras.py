@@ -10,18 +10,16 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import json
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kymo.models.training.learning import Course, FitLoop, LearningSettings
+from kymo.models.training.learning import FitLoop, LearningSettings
 from kymo.models.zoo import Epoch, FitOptions, Samples
 from kymo.streams.chunk import Array
 
@@ -158,12 +156,11 @@ class _KerasLoop(FitLoop):
         arrays: dict[str, Any] = {
             f"{name}{i}": np.asarray(v) for name, values in groups.items() for i, v in enumerate(values)
         }
-        np.savez(file, course=np.frombuffer(json.dumps(asdict(self.course)).encode(), np.uint8), **arrays)
+        np.savez(file, **arrays)
         return file.getvalue()
 
     def restore(self, state: bytes) -> None:
         with np.load(io.BytesIO(state)) as arrays:
-            self.course = Course(**json.loads(arrays["course"].tobytes()))
             for name, variables in (("model", self.model.variables), ("optimiser", self.optimiser.variables)):
                 for i, variable in enumerate(variables):
                     variable.assign(arrays[f"{name}{i}"])

@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from kymo.models.training.learning import Course, FitLoop, LearningSettings, predict_batch
+from kymo.models.training.learning import FitLoop, LearningSettings, predict_batch
 from kymo.models.zoo import Epoch, FitOptions, Samples
 from kymo.streams.chunk import Array
 
@@ -126,7 +124,7 @@ class _TorchLoop(FitLoop):
     def state(self) -> bytes:
         state = {"net": self.net.state_dict(), "optimiser": self.optimiser.state_dict(), "best": self.best or {}}
         file = io.BytesIO()
-        torch.save(state | {"scaler": self.scaler.state_dict(), "course": json.dumps(asdict(self.course))}, file)
+        torch.save(state | {"scaler": self.scaler.state_dict()}, file)
         return file.getvalue()
 
     def restore(self, state: bytes) -> None:
@@ -135,7 +133,6 @@ class _TorchLoop(FitLoop):
         self.optimiser.load_state_dict(parts["optimiser"])
         self.scaler.load_state_dict(parts["scaler"])
         self.best = parts["best"] or None
-        self.course = Course(**json.loads(parts["course"]))
 
 
 @contextlib.contextmanager

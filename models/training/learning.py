@@ -6,10 +6,11 @@ process that is killed goes on with the next epoch and ends with the same weight
 
 from __future__ import annotations
 
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,9 @@ class FitLoop(ABC):
     def run(self, training: Samples, validation: Samples | None, on_epoch: Callable[[Epoch], None]) -> None:
         """Learn to the end, from where a fit that was killed came to; with validation, end with the best epoch's weights."""
         options, learning = self.options, self.learning
-        if (state := load_state(options.checkpoints)) is not None:
+        if (stored := load_state(options.checkpoints)) is not None:
+            course, _, state = stored.partition(b"\n")
+            self.course = Course(**json.loads(course))
             self.restore(state)
             for epoch_numbers in self.course.history:
                 on_epoch(epoch_numbers)
@@ -117,7 +120,8 @@ class FitLoop(ABC):
             if self.course.add(epoch_numbers, options):
                 self.keep_best()
             if options.checkpoints is not None:
-                store_state(options.checkpoints, self.state())
+                course = json.dumps(asdict(self.course)).encode()
+                store_state(options.checkpoints, course + b"\n" + self.state())
             on_epoch(epoch_numbers)
         self.take_best()
 
@@ -147,7 +151,7 @@ class FitLoop(ABC):
 
     @abstractmethod
     def state(self) -> bytes:
-        """All that it takes to go on."""
+        """All that it takes to go on, beside the course."""
 
     @abstractmethod
     def restore(self, state: bytes) -> None:
