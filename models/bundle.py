@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from kymo.models.registry import ALIASES, CHAMPION, SHIPPED, Entry, Registry, open_registry
 from kymo.models.registry.manifest import FORMAT, MANIFEST, MODEL, read_manifest, verify
+from kymo.models.zoo import ModelHead
 from kymo.processors.chain import Chain, PerWindow
 from kymo.processors.intake import Intake
 from kymo.processors.join import Join
@@ -41,21 +42,12 @@ LAYOUTS = ("channels_first", "channels_last")
 
 
 @dataclass(frozen=True, slots=True)
-class BundleHead:
-    """What a model says beside the recipe's classes."""
-
-    name: str  # the head of the recipe that it learned from
-    labels: tuple[str, ...] = ()  # its classes, in the order of its columns; empty for a number, which is one column
+class BundleHead(ModelHead):
     temperature: Positive = 1.0  # as the bundle's own; of no meaning for a number
 
     @property
     def kind(self) -> str:
         return "classes" if self.labels else "number"
-
-    @property
-    def width(self) -> int:
-        """Columns of the model's output."""
-        return len(self.labels) or 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -71,7 +71,7 @@ class Classifier:
                 f"{bundle.model_path}: gives {outputs} for one window, expected a number for each of "
                 f"{len(bundle.labels)} labels{heads}; train the bundle again"
             )
-        all_heads = (BundleHead("", bundle.labels, bundle.temperature), *bundle.heads)
+        all_heads = (BundleHead("", bundle.labels, temperature=bundle.temperature), *bundle.heads)
         ends = accumulate(head.width for head in all_heads)
         self._columns = [(head, slice(end - head.width, end)) for head, end in zip(all_heads, ends, strict=True)]
         self._stacked = aligned_empty((most_together(bundle.shape, bundle.dtype), *bundle.shape), bundle.dtype)

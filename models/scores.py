@@ -381,10 +381,6 @@ def _errors(pairs: Sequence[tuple[float, ...]]) -> dict[str, float | None]:
     return {"mae": float(np.abs(errors).mean()), "rmse": float(np.sqrt(np.square(errors).mean())), "r2": r2}
 
 
-def short_scores(heads: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {name: {key: scores[key] for key in SHORT if key in scores} for name, scores in heads.items()}
-
-
 def score_line(name: str, scores: Mapping[str, Any]) -> str:
     """A head's scores in a line for people."""
     if not scores.get("n") and not scores.get("unclassified"):

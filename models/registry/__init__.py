@@ -50,16 +50,12 @@ class Entry:
 
 class Registry:
     def __init__(self, store: Store) -> None:
-        self.store = store
+        self.store, self.url = store, store.url
 
     @classmethod
     def at(cls, url: str, home: Path) -> Registry:
         """Open the registry at a path or fsspec URL; what is fetched from it is kept in `home`."""
         return cls(store_at(url, home / "cache" / "bundles"))
-
-    @property
-    def url(self) -> str:
-        return self.store.url
 
     def recipes(self) -> list[str]:
         return [name for name in self.store.folders("") if is_file_name(name)]

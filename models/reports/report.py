@@ -70,10 +70,13 @@ def pictures(record: RunRecord, window_of: Callable[[int], Window]) -> dict[int,
 def report_files(
     record: RunRecord, drawn: Mapping[int, Picture] | None = None, title: str | None = None
 ) -> dict[str, bytes]:
-    gallery, judged = Gallery(), None if record.numbers_alone else _judged(record)
+    gallery, judged = Gallery(), None if record.held_out.numbers_alone else _judged(record)
     sections: Sequence[tuple[str, str]] = [
         ("Learning curves", performance.render_curves(record, gallery)),
-        ("" if record.numbers_alone else "Confusion", performance.render_confusion(record.scores, judged, gallery)),
+        (
+            "" if record.held_out.numbers_alone else "Confusion",
+            performance.render_confusion(record.scores, judged, gallery),
+        ),
         ("Classes", performance.render_per_class(record.scores, judged)),
         (f"{judged.kind.capitalize()}s" if judged else "", performance.render_per_group(judged, gallery)),
         ("Reliability", performance.render_reliability(judged, gallery)),
@@ -122,7 +125,7 @@ def _lead(record: RunRecord, judged: JudgedWindows | None, gallery: Gallery) -> 
             0,
             f"These scores leak: split by {leak_free.get('kind')} instead of by window, {right} of windows are right.",
         )
-    if judged is None and not record.numbers_alone:
+    if judged is None and not record.held_out.numbers_alone:
         notes.insert(0, "No window was held out: there is nothing to say of new data.")
     if gallery.missing:
         notes.append("Figures are missing, since matplotlib is not installed: pip install 'kymo-streams[report]'.")

@@ -66,10 +66,6 @@ class RunRecord:
     seconds: float = 0.0  # of the whole run. They differ between equal runs, as do those of the candidates
     peak_mb: float = 0.0
 
-    @property
-    def numbers_alone(self) -> bool:
-        return self.held_out.numbers_alone
-
     def to_json(self) -> str:
         """The record as JSON text that ends in a newline."""
         return json.dumps(as_json(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -27,7 +27,7 @@ from kymo.models.registry import write_bundle
 from kymo.models.registry.manifest import MODEL
 from kymo.models.reports import html as h
 from kymo.models.reports.report import RECORD, bundle_report
-from kymo.models.scores import BRIEF, Scores, short_scores
+from kymo.models.scores import BRIEF, SHORT, Scores
 from kymo.models.training.candidates import (
     Contender,
     FittedModel,
@@ -264,7 +264,9 @@ def _manifest_of(
             {"name": head.name, "labels": list(head.labels), "temperature": temperature}
             for head, temperature in zip(heads, temperatures[1:], strict=True)
         ]
-        manifest["scores"] |= {"heads": short_scores(scores["heads"])} if scores else {}
+        if scores:
+            of_heads = scores["heads"].items()
+            manifest["scores"]["heads"] = {name: {k: s[k] for k in SHORT if k in s} for name, s in of_heads}
     beside = {"pool": record.pooling, "lengths": run.dataset.lengths}
     return manifest | {name: facts for name, facts in beside.items() if facts}
 

@@ -197,10 +197,6 @@ def _reshape(graph: KerasGraph, layer: Any, inputs: list[str]) -> str:
     return graph.node("Reshape", [value, np.array([*target, 1, 1])])
 
 
-def _rescaling(graph: KerasGraph, layer: Any, inputs: list[str]) -> str:
-    return graph.affine(inputs[0], len(layer.input.shape), layer.scale, layer.offset)
-
-
 def _normalization(graph: KerasGraph, layer: Any, inputs: list[str]) -> str:
     mean, spread = np.asarray(layer.mean), np.maximum(np.sqrt(np.asarray(layer.variance)), 1e-7)
     return graph.affine(inputs[0], len(layer.input.shape), 1 / spread, -mean / spread)
@@ -265,7 +261,7 @@ _LAYERS: dict[str, Callable[[KerasGraph, Any, list[str]], str]] = {
     "MaxPooling2D": lambda graph, layer, inputs: graph.node("MaxPool", inputs, **_windowed(layer, layer.pool_size)),
     "Multiply": lambda graph, _, inputs: graph.node("Mul", inputs),
     "Normalization": _normalization,
-    "Rescaling": _rescaling,
+    "Rescaling": lambda graph, layer, xs: graph.affine(xs[0], len(layer.input.shape), layer.scale, layer.offset),
     "Reshape": _reshape,
     "ZeroPadding2D": _padding,
 }

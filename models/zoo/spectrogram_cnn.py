@@ -51,7 +51,30 @@ class SpectrogramCnn(TorchArchitecture):
     }
 
     def build(self) -> nn.Module:
-        return _network(self.shape, self.columns, self.parameters)
+        channels, time, bins = (*self.shape, 1)[:3]
+        p, width = self.parameters, self.parameters["width"]
+        # About 32 places an axis are left to the layers behind the patches; what is small already stays whole.
+        patch_time = min(p["patch_time"] or _patch(time), time)
+        patch_bins = min(p["patch_bins"] or _patch(bins), bins)
+        patch = (patch_time, patch_bins)
+        first = (time // patch_time, bins // patch_bins)
+        second = (_halved(first[0]), _halved(first[1]))
+        return nn.Sequential(
+            *([nn.Unflatten(2, (time, 1))] if len(self.shape) == 2 else []),
+            nn.Conv2d(channels, width, patch, patch, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, _stride(first), 1, bias=False),
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, _stride(second), 1, bias=False),
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Dropout(p["dropout"]),
+            nn.Conv2d(2 * width, self.columns, 1),
+            nn.Flatten(),
+        )
 
     def fit(
         self, training: Samples, validation: Samples | None, options: FitOptions, on_epoch: Callable[[Epoch], None]
@@ -64,34 +87,6 @@ class SpectrogramCnn(TorchArchitecture):
             return _varied(first(windows, random) if first else windows, p, spread, random)
 
         super().fit(training, validation, replace(options, augment=augment), on_epoch)
-
-
-def _network(shape: tuple[int, ...], columns: int, parameters: Mapping[str, Any]) -> nn.Sequential:
-    """Put the layers together for windows of (channels, time, bins)."""
-    channels, time, bins = (*shape, 1)[:3]
-    width, dropout = parameters["width"], parameters["dropout"]
-    # About 32 places an axis are left to the layers behind the patches; what is small already stays whole.
-    patch_time = min(parameters["patch_time"] or _patch(time), time)
-    patch_bins = min(parameters["patch_bins"] or _patch(bins), bins)
-    patch = (patch_time, patch_bins)
-    first = (time // patch_time, bins // patch_bins)
-    second = (_halved(first[0]), _halved(first[1]))
-    return nn.Sequential(
-        *([nn.Unflatten(2, (time, 1))] if len(shape) == 2 else []),
-        nn.Conv2d(channels, width, patch, patch, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-        nn.Conv2d(width, 2 * width, 3, _stride(first), 1, bias=False),
-        nn.BatchNorm2d(2 * width),
-        nn.ReLU(),
-        nn.Conv2d(2 * width, 2 * width, 3, _stride(second), 1, bias=False),
-        nn.BatchNorm2d(2 * width),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Dropout(dropout),
-        nn.Conv2d(2 * width, columns, 1),
-        nn.Flatten(),
-    )
 
 
 def _patch(size: int) -> int:

@@ -57,7 +57,7 @@ def rows(first: float, second: float) -> Any:
 
 def test_reads_the_heads_of_the_manifest(tmp_path: Path) -> None:
     bundle = headed(tmp_path / "b")
-    assert bundle.heads == (BundleHead("surface", ("grass", "track"), 2.0), BundleHead("score"))
+    assert bundle.heads == (BundleHead("surface", ("grass", "track"), temperature=2.0), BundleHead("score"))
     assert [(head.kind, head.width) for head in bundle.heads] == [("classes", 2), ("number", 1)]
     assert (bundle.columns, tiny_bundle(tmp_path / "c").columns) == (6, 3)
     bundle.check(with_heads())
