@@ -60,7 +60,6 @@ class Reading:
         self.let_go()
 
     def let_go(self) -> None:
-        """Keep nothing any more."""
         self._key, self.recordings, self._left_out = "", list[Recording](), list[str]()
 
     def through(self, key: str, recordings: Iterable[Recording], about: Dataset) -> Iterator[Recording]:

@@ -178,17 +178,17 @@ def progress() -> Iterator[Callable[[str, int], Callable[[dict[str, float]], Non
             say(name)
 
             def on_epoch(epoch: dict[str, float]) -> None:
+                of_all = f", {epoch['epoch']:g} of {epochs}" if "epoch" in epoch else ""
                 if "windows" in epoch:
                     text = f"{name}: {many(int(epoch['recordings']), 'recording')}, {many(int(epoch['windows']), 'window')}"
-                    bar.update(task, description=text)
-                    if time.monotonic() - last_s[0] > _EVERY_S:
-                        say(text)
-                    return
-                accuracy = f", validation {epoch['validation_accuracy']:.1%}" if "validation_accuracy" in epoch else ""
-                text = f"{name}: loss {epoch['loss']:.3f}{accuracy}" if "loss" in epoch else name
-                bar.update(task, completed=epoch["epoch"], description=text)
+                else:
+                    accuracy = (
+                        f", validation {epoch['validation_accuracy']:.1%}" if "validation_accuracy" in epoch else ""
+                    )
+                    text = f"{name}: loss {epoch['loss']:.3f}{accuracy}" if "loss" in epoch else name
+                bar.update(task, completed=epoch.get("epoch"), description=text)
                 if time.monotonic() - last_s[0] > _EVERY_S:
-                    say(f"{text}, {epoch['epoch']:g} of {epochs}")
+                    say(text + of_all)
 
             return on_epoch
 

@@ -50,7 +50,6 @@ def streams_of(recording: Recording, recipe: Recipe) -> list[StreamData]:
 
 
 def why_not(recording: Recording, recipe: Recipe) -> str:
-    """Say why a recipe does not take a recording: what is wrong with each stream, or what is missing."""
     verdicts = _verdicts(recording, recipe)
     reasons = [why for _, why in verdicts if why is not None]
     taken = [recipe.input_of(stream.header.format.stream) for stream, why in verdicts if why is None]
@@ -84,7 +83,6 @@ def chunks_of(streams: Sequence[StreamData], chain: Chain, seconds: Fraction) ->
 
 
 def iter_windows(streams: Sequence[StreamData], chain: Chain) -> Iterator[Window]:
-    """Send the streams that feed a recipe through its chain, window by window."""
     seconds = _CHUNK_SAMPLES / (max(stream.header.format.rate for stream in streams) or Fraction(1))
     yield from through(chain.build(), chunks_of(streams, chain, seconds))
 
