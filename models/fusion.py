@@ -100,7 +100,6 @@ class Fusion:
 
     @property
     def due_ns(self) -> int | None:
-        """When a choice may be due."""
         if self.over:
             return None
         due = [

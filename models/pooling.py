@@ -94,7 +94,6 @@ class Pool:
 
 
 def learn_hmm(classes: Sequence[int], sessions: Sequence[str], labels: int, balanced: bool) -> Pool:
-    """An HMM whose transitions are those of the labels of training windows."""
     counts = np.full((labels, labels), _RARE)
     for i in range(1, len(classes)):
         if sessions[i] == sessions[i - 1]:

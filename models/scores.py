@@ -186,7 +186,6 @@ class Tally:
     counts: dict[str, Counts] = field(default_factory=dict)
 
     def of(self, owner: str) -> Counts:
-        """The counts of a person."""
         width = len(self.labels)
         return self.counts.setdefault(owner, np.zeros((2, width, width + 1)))
 

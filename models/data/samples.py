@@ -127,7 +127,6 @@ def _new_array(shape: tuple[int, ...]) -> Array:
 
 
 def is_stateful(parameters: Any) -> bool:
-    """Tell whether ``[model]`` parameters ask for a model that goes on from window to window."""
     return parameters.get("stateful") is True
 
 

@@ -51,7 +51,6 @@ class Split:
 
 
 def make_split(examples: Sequence[Example], table: TrainTable, share: float, seed: int) -> Split:
-    """Make the one split that a recipe's ``[train]`` asks for."""
     if isinstance(table.split, ColumnSplit):
         return _by_column(examples, table.split, seed)
     if table.split == "time":

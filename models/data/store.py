@@ -142,7 +142,6 @@ class StoreWriter:
                 os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Give the file back, whether or not all was written."""
         self._file.close()
 
 

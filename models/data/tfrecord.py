@@ -156,7 +156,6 @@ def _class(table: LabelTable | HeadTable, known: Mapping[str, str]) -> str:
 
 
 def tfrecord(data: bytes) -> bytes:
-    """Frame one record of a TFRecord file."""
     length = _LENGTH.pack(len(data))
     return b"".join((length, _CHECKSUM.pack(_masked(length)), data, _CHECKSUM.pack(_masked(data))))
 

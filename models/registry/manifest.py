@@ -73,7 +73,6 @@ def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
 
 
 def verify(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Compare every file of a bundle's folder with its checksum."""
     files, attached = manifest.get("files"), manifest.get("attached", {})
     if not isinstance(files, dict) or not isinstance(attached, dict) or MODEL not in files:
         raise BundleError(f"{path / MANIFEST}: does not list {MODEL} among its files; copy or train the bundle again")

@@ -248,7 +248,6 @@ def render_reliability(judged: JudgedWindows | None, gallery: Gallery) -> str:
 
 
 def head_sections(record: RunRecord, gallery: Gallery) -> list[tuple[str, str]]:
-    """A title and HTML for each head."""
     scores: Mapping[str, Any] = record.scores.get("heads") or {}
     titled = []
     for i, head in enumerate(record.held_out.heads, 1):

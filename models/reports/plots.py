@@ -97,7 +97,6 @@ def shorten(text: str, most: int = 22) -> str:
 
 
 def grid(ax: Axes, axis: Any = "both") -> None:
-    """Faint lines behind the data."""
     ax.grid(visible=True, axis=axis, color=FAINT, alpha=0.25, linewidth=0.6)
     ax.set_axisbelow(True)
 

@@ -155,7 +155,6 @@ class Contender:
 
     @property
     def epochs(self) -> int:
-        """For how many epochs to learn from all windows."""
         return _mean_epochs(self.run, self.stops)
 
     @property
@@ -181,7 +180,6 @@ class Contender:
         raise IndexError(number)
 
     def candidate(self) -> Candidate:
-        """For the record."""
         fits = [judged.learned for judged in (*self.parts, *self.stops)]
         seconds, peak = sum(fit.seconds for fit in fits), max((fit.peak_mb for fit in fits), default=0.0)
         parameters = fits[0].parameters if fits else {}
@@ -393,7 +391,6 @@ def _mean_epochs(run: TrainingRun, stops: Sequence[JudgedPart]) -> int:
 
 
 def _calibrates(run: TrainingRun, data: SplitData) -> bool:
-    """Whether temperatures are fitted to held-out windows."""
     return bool(run.settings["calibrate"]) and data.takes == "chain"
 
 

@@ -192,7 +192,6 @@ class Outcome:
 
 
 def plan_of(recipe: Recipe, paths: tuple[str, ...], share: float = 0.25) -> GatePlan:
-    """What to keep from training."""
     labelled: list[tuple[str, str, set[str]]] = []  # session, subject, classes
     digest, sets = hashlib.sha256(), {head.set for head in recipe.heads}
     for recording in read(paths, recipe.read_options()):

@@ -195,7 +195,6 @@ def _record_of(
 
 
 def _split_of(winner: Contender) -> dict[str, Any]:
-    """What stands on each side, for the record."""
     split, facts = winner.data.split, dict[str, Any]()
     for name, numbers in (("training", split.training), ("validation", split.validation)):
         labels = dict(Counter(winner.data.examples[i].label for i in numbers))
