@@ -158,12 +158,12 @@ def open_store(folder: Path) -> Dataset:
     dataset = Dataset(
         [], about["inputs"], Counter(about["notes"]), about["longest_s"], about["lengths"], about["left_out"]
     )
-    for (row, *place, missing, padded, label, recording, header, absent), known in zip(
-        records.tolist(), targets, strict=True
-    ):
+    for record, known in zip(records.tolist(), targets, strict=True):
+        row, start, end, start_ns, end_ns, missing, padded, label, recording, header, absent = record
         data = rows[row : row + height].transpose(axes)
-        window = Window(headers[header], *place, data, missing, padded, absences[absent])
-        dataset.put([Example(window, labels[label], *recordings[recording], known)])
+        window = Window(headers[header], start, end, start_ns, end_ns, data, missing, padded, absences[absent])
+        session, subject, path, metadata = recordings[recording]
+        dataset.put([Example(window, labels[label], session, subject, path, metadata, known)])
     return dataset
 
 
