@@ -1,0 +1,51 @@
+"""The recipe `stress` on simulated listeners: its features tell what was simulated, however the signals are cut and interleaved."""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from checks import outputs, run, same
+from documents import ROOT
+
+from kymo.lab.synth.listeners import RATES, simulate
+from kymo.processors.chain import Chain, PerWindow
+from kymo.processors.recipe.load import load_recipe
+from kymo.streams.chunk import Chunk, Header, signal_format
+
+pytest.importorskip("neurokit2")
+UNITS = {"eda": "uS", "bvp": "", "temperature": "°C"}
+
+
+def cut(seconds: int, seed: int, pick: random.Random, **person: float) -> list[Chunk]:
+    """A listener's signals as chunks of up to some seconds, as they come: each may be a few seconds ahead of the others."""
+    signals, chunks = simulate(seconds, seed, **person), list[tuple[float, int, Chunk]]()
+    for stream, unit in UNITS.items():
+        header = Header("s", 10**18, signal_format(stream, (stream,), Fraction(RATES[stream]), "float64", (unit,)))
+        data, at = signals[stream][:, None], 0
+        while at < len(data):
+            stop = at + pick.randint(1, 8 * RATES[stream])
+            time_s = stop / RATES[stream] + pick.uniform(0, 5)
+            chunks.append((time_s, len(chunks), Chunk(header, at, data[at:stop], None, stop >= len(data))))
+            at = stop
+    ordered = sorted(chunks, key=lambda item: item[0])
+    places = {s: iter([c for _, _, c in sorted(ordered, key=lambda item: item[1]) if c.stream == s]) for s in UNITS}
+    return [next(places[chunk.stream]) for _, _, chunk in ordered]
+
+
+def test_features_of_simulated_listeners_however_they_are_cut() -> None:
+    specs = load_recipe(ROOT / "recipes" / "stress.toml").chain.specs
+    chain = Chain(tuple(s for s in specs if not (isinstance(s, PerWindow) and s.spec.learned)))  # before standardise
+    (features,) = (s.spec for s in chain.specs if isinstance(s, PerWindow))
+    responses = []
+    for scr_per_min, heart_rate in ((3.0, 62.0), (9.0, 90.0)):
+        person = {"scr_per_min": scr_per_min, "heart_rate": heart_rate, "level": 3.0, "noise": 0.003}
+        windows = run(chain, cut(240, 1, random.Random(1), **person))
+        assert [w.start_index for w in windows] == list(range(0, 4 * 181, 40))
+        told = dict(zip(features.measures, np.mean([w.data[0] for w in windows[3:]], axis=0), strict=True))  # type: ignore[attr-defined]
+        assert told["rate.mean"] == pytest.approx(heart_rate, rel=0.03)
+        responses.append(told["scr.count"])
+        same(outputs(run(chain, cut(240, 1, random.Random(2), **person))), outputs(windows))
+    assert responses[1] > 1.5 * responses[0]
