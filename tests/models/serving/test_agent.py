@@ -89,6 +89,36 @@ def test_what_is_handed_over_half_way_is_there_once() -> None:
     run(work)
 
 
+def test_records_are_taken_while_a_commit_is_on_its_way_and_none_overtakes_it() -> None:
+    async def work() -> None:
+        kafka, may, asked = MemoryKafka(), asyncio.Event(), list[int]()
+        worker = Worker(kafka, operator(), NAMES)
+        commit = worker.commit_with
+
+        async def commit_when_allowed(offsets: Any) -> None:
+            asked.append(offsets[INPUT].offset)
+            await may.wait()
+            await commit(offsets)
+
+        worker.commit_with = commit_when_allowed  # type: ignore[method-assign]
+        expected = feed(kafka, end=False)
+        worker.start(INPUT)
+        await until(lambda: bool(asked))
+        expected |= feed(kafka, end=False, begin=SAMPLES)
+        await until(lambda: published(kafka).keys() >= expected)
+        leaving = asyncio.create_task(worker.revoke())
+        await asyncio.sleep(0)
+        assert len(asked) == 1
+        may.set()
+        await leaving
+        assert worker.failures == []
+        assert asked[0] < asked[-1] == kafka.committed(INPUT.topic)
+        assert asked == sorted(asked)
+        await worker.stop()
+
+    run(work)
+
+
 def test_a_worker_that_cannot_hand_over_in_time_begins_again() -> None:
     async def work() -> None:
         kafka = MemoryKafka()
