@@ -128,19 +128,27 @@ def with_streams(files: Iterable[File], options: ReadOptions | None) -> list[Fil
 
 def _add_devices(streams: dict[File, tuple[str, str]]) -> None:
     """Let a folder be one session where files of sensors, or a workbook with a signal, lie beside one folder or zip file of others."""
-    for outer in {file.folder for file in streams if file.in_folder}:
-        beside = {stream for stream, place in streams.values() if stream and place == outer}
-        inner = [file for file, (_, place) in streams.items() if place.startswith(f"{outer}/")]
+    places: dict[str, list[File]] = {}
+    books: dict[str, list[File]] = {}
+    below: dict[str, list[str]] = {}
+    for file, (_, place) in streams.items():
+        if place:
+            places.setdefault(place, []).append(file)
+        elif file.in_folder and file.suffix in WORKBOOKS and not file.no_recording:
+            books.setdefault(file.folder, []).append(file)
+    for place in places:
+        for parent in PurePosixPath(place).parents:
+            below.setdefault(str(parent), []).append(place)
+    for outer in {*places, *books}:
+        inner = [file for place in below.get(outer, ()) for file in places[place]]
+        beside = {streams[file][0] for file in places.get(outer, ())}
         names = beside | {streams[file][0] for file in inner}
-        books = [
-            file for file in streams if file.folder == outer and file.suffix in WORKBOOKS and not file.no_recording
-        ]
-        if not names or len({streams[file][1] for file in inner}) > 1:
+        if not names or len(below.get(outer, ())) > 1:
             continue
-        if len(books) == 1 and _holds_signal(books[0]):
+        if len(books.get(outer, ())) == 1 and _holds_signal(book := books[outer][0]):
             # It has what the wristband's file has, and labels.
-            streams[books[0]] = "eda.sheet" if "eda" in names else "eda", outer
-            beside.add(streams[books[0]][0])
+            streams[book] = "eda.sheet" if "eda" in names else "eda", outer
+            beside.add(streams[book][0])
         if beside and beside.isdisjoint(streams[file][0] for file in inner):
             streams |= {file: (streams[file][0], outer) for file in inner}
 
