@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from documents import SHARED
 
 from kymo.deploy.children import kymo_environment
 from kymo.examples.physio import Screen, newest_ns, recipe_text, signals_of, write_session
@@ -33,6 +34,17 @@ def test_the_simulated_session_is_what_its_recipe_takes(tmp_path: Path) -> None:
     assert len([*frames]) == 360 - 30
     first = Chunk(Header("s", recording.start_ns, fmt), 0, np.empty(1, object))
     assert newest_ns(first) == recording.start_ns + 30 * 10**9
+
+
+def test_of_a_workbook_the_conductance_is_real() -> None:
+    pytest.importorskip("openpyxl")
+    workbook = SHARED / "data" / "physio_anu" / "P11.xlsx"
+    if not workbook.is_file():
+        pytest.skip("shared/data/physio_anu is absent")
+    signals, start_ns, labels = signals_of(workbook)
+    assert list(signals) == ["eda", "bvp.simulated", "temperature.simulated", "pupil.simulated"]
+    assert (start_ns, signals["eda"][1]) == (1527725335 * 10**9, pytest.approx(0.184412))
+    assert [label.label for label in labels] == ["instrumental"] * 4 + ["pop"] * 4
 
 
 def test_a_frame_in_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
