@@ -217,7 +217,7 @@ def phone(raw: Path, out: Path, as_json: bool, **choice: object) -> None:
 )
 @click.option("--begin", type=click.IntRange(1), default=1, show_default=True, help="First frame of a clip, from 1.")
 @click.option("--end", type=click.IntRange(0), default=0, help="Frame to end before; else as many as each piece has.")
-@click.option("--skip", type=click.IntRange(1), default=1, show_default=True, help="Take each so-manieth frame.")
+@click.option("--skip", type=click.IntRange(1), default=1, show_default=True, help="Take every N-th of them.")
 @click.option("--share", type=click.Choice([100, 80, 50]), default=100, show_default=True, help="Per cent of a clip.")
 @click.option("--size", type=click.IntRange(0), default=0, help="Pixels of a side in clips.mcap; else the video's own.")
 @click.option("--videos/--no-videos", default=True, help="Whether pieces are written as videos, too.")
