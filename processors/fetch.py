@@ -46,6 +46,12 @@ class FetchedRecord(NamedTuple):
     value: bytes | None
 
 
+class Passed(NamedTuple):
+    """Behind the last record of a partition that is read to its end: offsets of no record, as where a transaction ends."""
+
+    offset: int  # the last of them
+
+
 def leaders(taken_ms: Mapping[TopicPartition, int], unread: Iterable[TopicPartition]) -> set[TopicPartition]:
     """Of partitions that are not read to their ends, those that are too far ahead of one of another topic, by when records were sent.
 
@@ -59,7 +65,8 @@ def leaders(taken_ms: Mapping[TopicPartition, int], unread: Iterable[TopicPartit
     return {tp for tp in unread if taken_ms.get(tp, 0) > last_ms[tp.partition] + _AHEAD_MS}
 
 
-Batch = dict[TopicPartition, list[FetchedRecord]]
+#: By partition, in order; a :class:`Passed` comes last.
+Batch = dict[TopicPartition, list[FetchedRecord | Passed]]
 
 
 class Fetch:
@@ -74,6 +81,7 @@ class Fetch:
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "earliest",
+            "enable.partition.eof": True,
             "isolation.level": "read_uncommitted",
             "fetch.message.max.bytes": 2 * MIB,  # a larger message comes alone
             "fetch.max.bytes": 4 * MIB,  # as they stand compressed: a whole fetch is unpacked at once
@@ -138,23 +146,29 @@ class Fetch:
                 paused = self._pause(leaders(taken_ms, self._unread(expected)), paused)
             if (first := self._consumer.poll(_POLL_S)) is None:
                 continue
-            batch: Batch = {}
+            batch, ends = Batch(), dict[TopicPartition, int]()
             # As many more as there may be of the first one's size; librdkafka's own queue bounds what others may have.
             size = len(first.value() or b"") if first.error() is None else 1
             more = min(_RECORDS, FETCHED // max(1, size))
             for message in (first, *(self._consumer.consume(more - 1, 0) if more > 1 else ())):
-                if (error := message.error()) is not None:
+                if (error := message.error()) is not None and error.code() != _CODES._PARTITION_EOF:
                     self._tell(error)
                     continue
-                topic, partition, offset = message.topic(), message.partition(), message.offset()
-                record = FetchedRecord(topic, partition, offset, message.timestamp()[1], message.key(), message.value())
-                tp = TopicPartition(topic, partition)
+                tp, offset = TopicPartition(message.topic(), message.partition()), message.offset()
+                if error is not None:
+                    ends[tp] = offset
+                    continue
+                record = FetchedRecord(*tp, offset, message.timestamp()[1], message.key(), message.value())
                 if offset < expected.get(tp, 0):
                     raise KafkaError(
-                        f"{topic}/{partition} goes back from {expected[tp]} to {offset}: the topic was made again, or lost records"
+                        f"{tp.topic}/{tp.partition} goes back from {expected[tp]} to {offset}: the topic was made again, or lost records"
                     )
                 expected[tp], taken_ms[tp] = offset + 1, record.timestamp
                 batch.setdefault(tp, []).append(record)
+            for tp, end in ends.items():
+                if expected.get(tp, end) < end:
+                    expected[tp] = end
+                    batch.setdefault(tp, []).append(Passed(end - 1))
             if batch:
                 self._room.acquire()
                 self._in_loop(self._ready.put_nowait, (turn, batch))

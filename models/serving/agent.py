@@ -104,6 +104,10 @@ class Agent(Member):
         self._runtime.observer.took(partition, len(batch), time.perf_counter() - started_s)
         self._tell_damaged(partition)
 
+    def _pass(self, tp: TopicPartition, offset: int) -> None:
+        if (partition := self.partitions.get(tp.partition)) is not None:
+            partition.next_offset[tp.topic] = offset
+
     def _add(self, partition: Partition, windows: list[Pending]) -> None:
         self._pending.extend((partition, pending) for pending in windows)
         self._pending_bytes += sum(pending.output.nbytes for pending in windows)

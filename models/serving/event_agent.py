@@ -70,6 +70,10 @@ class EventAgent(Member):
             self._runtime.observer.took(scopes, len(records), time.perf_counter() - started_s)
             yield
 
+    def _pass(self, tp: TopicPartition, offset: int) -> None:
+        if (scopes := self.partitions.get(0 if self._whole else tp.partition)) is not None:
+            scopes.next_offset[tp] = offset
+
     async def _load(self, life: int) -> None:
         runtime, operator = self._runtime, self.operator
         homes: dict[int, list[TopicPartition]] = {}

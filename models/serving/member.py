@@ -20,6 +20,7 @@ from aiokafka.structs import TopicPartition
 
 from kymo.models.serving.handover import Commits
 from kymo.models.serving.runtime import Outbox, Runtime
+from kymo.processors.fetch import Passed
 from kymo.streams.errors import DeliveryError
 
 _YIELD_S = 0.005  # how long records are taken before other tasks have their turn
@@ -48,6 +49,10 @@ class Member(ABC):
     @abstractmethod
     def _taking(self, tp: TopicPartition, batch: list[Any]) -> Iterator[None]:
         """Take the records of a partition; gives back where others should have their turn: at :attr:`_until`, or where it is full."""
+
+    @abstractmethod
+    def _pass(self, tp: TopicPartition, offset: int) -> None:
+        """Go on from an offset of a partition: there is no record before it."""
 
     @property
     @abstractmethod
@@ -107,7 +112,11 @@ class Member(ABC):
     def _parts(self, records: Mapping[TopicPartition, list[Any]]) -> Generator[None, None, None]:
         for tp, batch in records.items():
             if tp.topic in self.operator.inputs:
-                yield from self._taking(tp, batch)
+                passed = batch.pop() if isinstance(batch[-1], Passed) else None
+                if batch:
+                    yield from self._taking(tp, batch)
+                if passed is not None:
+                    self._pass(tp, passed.offset + 1)
 
     @staticmethod
     def _check(tp: TopicPartition, offset: int, expected: int) -> None:

@@ -27,12 +27,13 @@ from kafka.admin import KafkaAdminClient
 
 from kymo.processors import fetch as fetching
 from kymo.processors.faust_app import BatchApp, client_error, listen
-from kymo.processors.fetch import Fetch, leaders
+from kymo.processors.fetch import Fetch, Passed, leaders
 from kymo.processors.lease import Instant, Lease
 from kymo.streams.errors import BrokerError, DeliveryError
 from kymo.streams.settings import Settings
 
 PARTITIONS, COUNT = 3, 3_000
+SENT_MS = int(time.time() * 1000)  # a broker soon deletes what is old
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def topic(broker: str, prefix: str) -> str:
         for number in range(COUNT):
             for partition in range(PARTITIONS):
                 value = None if number == 7 else b"%d" % number
-                producer.send(name, partition=partition, key=b"k", value=value, timestamp_ms=1_000 + number)
+                producer.send(name, partition=partition, key=b"k", value=value, timestamp_ms=SENT_MS + number)
         producer.flush()
     return name
 
@@ -68,7 +69,7 @@ def test_topics_of_one_partition_are_read_side_by_side(broker: str, new_prefix: 
     with KafkaProducer(bootstrap_servers=broker) as producer:
         for name in names:
             for number in range(count if name != names[2] else 10):  # the third is short
-                producer.send(name, partition=0, value=b"x" * 100, timestamp_ms=10**6 + number * every_ms)
+                producer.send(name, partition=0, value=b"x" * 100, timestamp_ms=SENT_MS + number * every_ms)
         producer.flush()
 
     async def read() -> list[int]:
@@ -92,6 +93,40 @@ def test_topics_of_one_partition_are_read_side_by_side(broker: str, new_prefix: 
     assert max(apart) <= 2_000 + 3 * 20 * every_ms  # what one batch, one that lies ready and one that is made may hold
 
 
+def test_a_topic_that_ends_with_a_transaction_holds_up_no_other(broker: str, new_prefix: Callable[[], str]) -> None:
+    """Where one ends stands a record that nobody is shown: what others have sent since must come all the same."""
+    names = ended, other = [f"{new_prefix()}.sensor" for _ in range(2)]
+    with KafkaAdminClient(bootstrap_servers=broker) as admin:
+        admin.create_topics({name: {"num_partitions": 1} for name in names})
+        admin.wait_for_topics(names)
+    producer = confluent_kafka.Producer({"bootstrap.servers": broker, "transactional.id": ended})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    for number in range(10):
+        producer.produce(ended, b"x", partition=0, timestamp=SENT_MS + number)
+    producer.commit_transaction(30)
+    with KafkaProducer(bootstrap_servers=broker) as plain:
+        for number in range(100):
+            plain.send(other, partition=0, value=b"x", timestamp_ms=SENT_MS + 100 * number)
+
+    async def read() -> dict[str, list[Any]]:
+        fetch = Fetch(Settings(brokers=broker).librdkafka(), asyncio.get_running_loop(), errors.append)
+        taken: dict[str, list[Any]] = {name: [] for name in names}
+        fetch.begin({TopicPartition(name, 0): 0 for name in names})
+        while len(taken[ended]) < 11 or len(taken[other]) < 100:
+            for tp, records in (await asyncio.wait_for(fetch.next(), 30)).items():
+                taken[tp.topic] += records
+        fetch.close()
+        return taken
+
+    errors = list[BaseException]()
+    with mock.patch.object(fetching, "_RECORDS", 5):
+        taken = asyncio.run(read())
+    assert taken[ended][10:] == [Passed(10)]
+    assert [record.offset for record in taken[other]] == list(range(100))
+    assert errors == []
+
+
 def test_each_beginning_gives_the_records_from_there_and_no_other(broker: str, topic: str) -> None:
     rng, errors = random.Random(3), list[BaseException]()
 
@@ -113,7 +148,7 @@ def test_each_beginning_gives_the_records_from_there_and_no_other(broker: str, t
                     for record in records:
                         assert record.offset == expected[tp], f"turn {turn}, {tp}"
                         value = None if record.offset == 7 else b"%d" % record.offset
-                        assert record == (*tp, record.offset, 1_000 + record.offset, b"k", value)
+                        assert record == (*tp, record.offset, SENT_MS + record.offset, b"k", value)
                         expected[tp] += 1
         fetch.begin({})
         with pytest.raises(TimeoutError):

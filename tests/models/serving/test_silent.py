@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -23,6 +23,7 @@ from kymo.models.serving.outputs import DerivedChunks
 from kymo.models.serving.partition import Limits
 from kymo.models.serving.snapshots import Floor, SessionSnapshot
 from kymo.processors.chain import Chain
+from kymo.processors.fetch import Passed
 from kymo.processors.join import Decision, JoinStage
 from kymo.processors.steps.maps import Scale
 from kymo.processors.windows import Windows
@@ -272,7 +273,7 @@ class Seen:
 
 
 def lives(
-    *between: Callable[[MemoryKafka], None], least: tuple[int, ...] = (16, 16, 16)
+    *between: Callable[[MemoryKafka], None], least: tuple[int, ...] = (16, 16, 16), behind: Sequence[Passed] = ()
 ) -> tuple[MemoryKafka, Worker, Seen]:
     """Workers one after the other, of a session whose input `b` is silent; what happens before each but the first."""
     kafka, codec, seen = MemoryKafka(), ChunkCodec(), Seen()
@@ -282,6 +283,7 @@ def lives(
         for number, tp in ((60, inputs[0]), (20, inputs[1])):
             for chunk in chunks(tp.topic[2:], 0, number):
                 kafka.append(tp.topic, 0, b"s", codec.encode(chunk), timestamp=int(time.time() * 1000))
+        kafka.logs[inputs[1]] += behind
         for number, before in enumerate((lambda _: None, *between), 1):
             before(kafka)
             worker = Worker(kafka, joined_operator(SPEC), NAMES)
@@ -303,6 +305,11 @@ def lives(
         return worker
 
     return kafka, asyncio.run(work()), seen
+
+
+def test_a_topic_that_ends_with_a_transaction_is_read_to_its_end() -> None:
+    kafka, _, _ = lives(lambda _: None, behind=[Passed(20)])
+    assert len(kafka.values(NAMES.of("events"))) >= 16
 
 
 def test_latency_is_told_of_windows_alone_that_came_in_this_life() -> None:
