@@ -141,7 +141,9 @@ class Fetch:
                 paused = self._pause(set(), paused)
                 expected, taken_ms = dict(offsets), {}
                 several = len({tp.partition for tp in offsets}) < len(offsets)
-                self._consumer.assign([confluent_kafka.TopicPartition(*tp, at) for tp, at in offsets.items()])
+                self._consumer.assign(
+                    [confluent_kafka.TopicPartition(tp.topic, tp.partition, at) for tp, at in offsets.items()]
+                )
             if several:
                 paused = self._pause(leaders(taken_ms, self._unread(expected)), paused)
             if (first := self._consumer.poll(_POLL_S)) is None:
@@ -158,7 +160,9 @@ class Fetch:
                 if error is not None:
                     ends[tp] = offset
                     continue
-                record = FetchedRecord(*tp, offset, message.timestamp()[1], message.key(), message.value())
+                record = FetchedRecord(
+                    tp.topic, tp.partition, offset, message.timestamp()[1], message.key(), message.value()
+                )
                 if offset < expected.get(tp, 0):
                     raise KafkaError(
                         f"{tp.topic}/{tp.partition} goes back from {expected[tp]} to {offset}: the topic was made again, or lost records"
@@ -176,7 +180,9 @@ class Fetch:
     def _unread(self, expected: Mapping[TopicPartition, int]) -> Iterator[TopicPartition]:
         """Partitions that may have more: they do, or no answer has said yet where they end."""
         for tp, offset in expected.items():
-            _, end = self._consumer.get_watermark_offsets(confluent_kafka.TopicPartition(*tp), cached=True)
+            _, end = self._consumer.get_watermark_offsets(
+                confluent_kafka.TopicPartition(tp.topic, tp.partition), cached=True
+            )
             if end > offset or end < 0:
                 yield tp
 
@@ -184,7 +190,7 @@ class Fetch:
         """Fetch nothing of some partitions for now, and go on with what is paused else."""
         for tps, call in ((wanted - paused, self._consumer.pause), (paused - wanted, self._consumer.resume)):
             if tps:
-                call([confluent_kafka.TopicPartition(*tp) for tp in tps])
+                call([confluent_kafka.TopicPartition(tp.topic, tp.partition) for tp in tps])
         return wanted
 
     def _tell(self, error: Any) -> None:
