@@ -92,7 +92,11 @@ def write_film(path: Path, frames: Iterable[Pixels], rate_hz: float) -> int:
     """
     iterator = iter(frames)
     if (first := next(iterator, None)) is None:
-        raise SourceError("no frame; a step that shows the past makes the first one once that has come", path)
+        raise SourceError(
+            "no frame; a step that shows the past makes the first one once that has come without a gap "
+            "(`bridge_ms` of an input, or a step `repair`, fills short ones)",
+            path,
+        )
     with writing(path), whole_file(path) as unfinished:
         every = chain([first], iterator)
         if path.suffix.lower() == ".gif":
