@@ -138,12 +138,13 @@ def send_at_pace(
 
 
 def fill(producer: Any, topic: str, messages: Iterable[tuple[str, bytes]]) -> int:
-    """Send messages and wait until all are acknowledged (a RuntimeError if one is not); gives their number."""
-    failed: list[str] = []
+    """Send messages and wait until all are acknowledged, each at a place of its own (else a RuntimeError); gives their number."""
+    failed, places = list[str](), set[tuple[int, int]]()
 
-    def done(error: Any, _: Any) -> None:
+    def done(error: Any, message: Any) -> None:
         if error is not None:
             failed.append(str(error))
+        places.add((message.partition(), message.offset()))
 
     count = 0
     for key, value in messages:
@@ -159,4 +160,6 @@ def fill(producer: Any, topic: str, messages: Iterable[tuple[str, bytes]]) -> in
     producer.flush()
     if failed:
         raise RuntimeError(f"{topic}: {len(failed)} of {count} messages were not acknowledged: {failed[0]}")
+    if len(places) < count:  # taken for sent before
+        raise RuntimeError(f"{topic}: {count} messages were acknowledged, {len(places)} of them are there")
     return count
