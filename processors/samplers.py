@@ -407,5 +407,5 @@ def _finite(rows: Array) -> Array:
 
 
 def _mean(rows: Array, shape: tuple[int, ...]) -> Array:
-    """The mean of samples; NaN of none."""
-    return rows.mean(0, dtype=np.float64) if len(rows) else np.full(shape, np.nan)
+    """The mean of samples; NaN of none. In which order they are added must not depend on how they lie in memory."""
+    return np.ascontiguousarray(rows).mean(0, dtype=np.float64) if len(rows) else np.full(shape, np.nan)

@@ -564,6 +564,23 @@ def test_blocks_are_locked_to_the_ticks() -> None:
     assert spec.output({}).channels == ("a0", *(f"b0.{i}" for i in range(16)))
 
 
+def test_a_mean_rests_on_the_samples_alone_not_on_how_they_lie_in_memory() -> None:
+    intake = Intake(("b0", "b1"), dtype="float64")  # of a stream that has them in another order
+    spec = Join((Branch("b", "100", Chain((intake,)), "mean"),), "4", "b")
+    header = Header("s", ORIGIN, signal_format("b", ("b1", "b2", "b0"), 100, "float64"))
+    values = np.random.default_rng(1).normal(size=(1000, 3))
+    wanted = outputs(run(spec, [Chunk(header, 0, values)]))
+    for length in (1, 7, 40):
+        cut = [Chunk(header, i, values[i : i + length]) for i in range(0, 1000, length)]
+        assert outputs(run(spec, cut)) == wanted
+        stage, again, items = spec.build(), spec.build(), []
+        for chunk in cut:
+            items += stage.push(chunk)
+            again.restore(stage.snapshot())
+            stage, again = again, spec.build()
+        assert outputs(items + stage.flush()) == wanted
+
+
 def pulses(count: int) -> Any:
     return np.arange(count, dtype=np.float32)[:, None] ** 2 % 7
 
