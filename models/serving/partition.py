@@ -354,7 +354,8 @@ class Partition:
 
         Where windows flow without a pause there may always be one: then nothing must be taken until it is acknowledged.
         """
-        return any(session.pending for session in self._late())
+        now_s = self._now_s()
+        return any(session.pending and now_s >= session.not_before_s for session in self._late())
 
     def _late(self) -> list[Session]:
         """Sessions that hold the commit back by more than the limit."""

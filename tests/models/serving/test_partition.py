@@ -46,6 +46,18 @@ def test_crashes_anywhere_behind_a_memory_without_end(seed: int) -> None:
     campaign(seed, ENDLESS_CHAINS)
 
 
+def test_a_session_that_is_too_large_for_now_stops_no_other() -> None:
+    clock, log = [0.0], Log({"a": [chunk("s", first, 4) for first in range(0, 80, 4)]}, large=True)
+    log.visible = {"a": 20}
+    life = Life(log, ENDLESS_CHAINS["filter"], clock, Limits(60.0, 3))
+    settle(life, "a", 10)
+    life.read("a", 5)
+    assert life.waiting
+    assert not life.partition.overdue  # to wait would be of no use
+    clock[0] = 31.0
+    assert life.partition.overdue
+
+
 def test_without_the_ledger_of_snapshots_a_filter_would_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Filter, "endless", False)
 
