@@ -239,8 +239,10 @@ class Mask(MapSpec):
             raise FormatError(f"mask: {len(self.inputs)} inputs, but channels of {len(self.groups)}")
 
     def behind(self, inputs: Mapping[str, Sequence[str]], fmt: Format) -> Mask:
-        """The same for a join of `inputs` (channels by stream), behind steps that give `fmt`."""
-        kept = {stream: tuple(name for name in names if name in fmt.channels) for stream, names in inputs.items()}
+        """The same for a join of `inputs` (channels by stream), behind steps that give `fmt`, where `a.mean` counts as `a`."""
+        known = {name for names in inputs.values() for name in names}
+        own = {name: name if name in known else name.rpartition(".")[0] for name in fmt.channels}
+        kept = {stream: tuple(c for name in names for c in own if own[c] == name) for stream, names in inputs.items()}
         kept = {stream: names for stream, names in kept.items() if names}
         return replace(self, inputs=tuple(kept), groups=tuple(kept.values()))
 

@@ -1,7 +1,7 @@
 """``kymo label``. In: intervals from the command line; a labels JSON, JSON Lines, a table, labelled recordings. Out: messages on
 ``kymo.labels``, and labels as text; times in Unix ns.
 
-A table has the columns ``start``, ``end`` and ``label``, and may have ``session``, ``set``, ``author``, ``id``,
+A table has the columns ``start``, ``end`` and ``label``, and may have ``session`` (or ``folder``), ``set``, ``author``, ``id``,
 ``replaces``, ``created_ns``. Times are written as on the command line, see :func:`parse_time`.
 
 The topic is never compacted and keeps its messages for ever: nothing is changed, corrections are added. Which labels hold follows from
@@ -25,7 +25,7 @@ from typing import Any
 import click
 
 from kymo.streams.errors import MessageError, SourceError
-from kymo.streams.files import read_text
+from kymo.streams.files import read_text, write_whole
 from kymo.streams.labels.labels import Label, LabelsJson, canonical, current_labels, interval
 from kymo.streams.messages import Odd, read_object
 from kymo.streams.settings import Settings
@@ -38,6 +38,7 @@ _OnBad = Callable[[str], None]
 StartOf = Callable[[str], int]
 _COLUMNS = tuple(field.name for field in fields(Label))
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)")
+_UNIX_S = 10**8  # from here on (three years of a session) numbers are Unix s, from its thousandfold on Unix ms
 _WHOLE = re.compile(r"(-?\d{1,19})\s*ns|(\d{16,19})")
 
 
@@ -55,12 +56,17 @@ def parse_time(text: str, start_ns: Callable[[], int]) -> int:
 
     >>> parse_time("2.5", lambda: 10**9), parse_time("7ns", lambda: 0), parse_time("1970-01-01T00:00:01.000000001Z", lambda: 0)
     (3500000000, 7, 1000000001)
+    >>> parse_time("1700000000.5", lambda: 0), parse_time("1700000000500", lambda: 0)
+    (1700000000500000000, 1700000000500000000)
     """
     text = text.strip()
     if whole := _WHOLE.fullmatch(text):
         return int(whole[1] or whole[2])
     if _NUMBER.fullmatch(text):
-        return start_ns() + round(Decimal(text) * NS)
+        number = Decimal(text)
+        if number < _UNIX_S:
+            return start_ns() + round(number * NS)
+        return round(number * (NS if number < 1000 * _UNIX_S else NS // 1000))
     from kymo.streams.readers.moments import iso_ns
 
     try:
@@ -68,7 +74,7 @@ def parse_time(text: str, start_ns: Callable[[], int]) -> int:
     except ValueError:
         raise SourceError(
             f"{text!r} is no time: expected seconds from the session's start (12.5), an ISO 8601 time "
-            f"(2026-03-01T12:00:00), or Unix nanoseconds (1700000000000000000)"
+            f"(2026-03-01T12:00:00), or Unix s, ms or ns (1700000000)"
         ) from None
 
 
@@ -129,8 +135,11 @@ def _lines(path: str) -> Iterator[Label]:
 
 
 def _table(path: str, separator: str, options: ImportOptions, start_of: StartOf) -> Iterator[Label]:
-    rows = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=separator)
-    columns = rows.fieldnames or ()
+    text = read_text(path)
+    if ";" in text.partition("\n")[0]:
+        separator = ";"
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
+    columns = rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
     absent = [name for name in ("start", "end", "label") if name not in columns and f"{name}_ns" not in columns]
     if absent:
         raise SourceError(
@@ -147,7 +156,7 @@ def _table(path: str, separator: str, options: ImportOptions, start_of: StartOf)
 
 
 def _row(values: dict[str, Any], options: ImportOptions, start_of: StartOf) -> Label:
-    session = values.get("session") or options.session
+    session = values.get("session") or values.get("folder") or options.session
     if not session:
         raise SourceError("names no session: add a column `session`, or say --session")
     if None in values or values.get("label") is None:
@@ -221,7 +230,7 @@ def label() -> None:
 def add(session: str, name: str, as_json: bool, **options: Any) -> None:
     """Label SESSION from START to END.
 
-    START and END are seconds from the session's first sample (12.5), ISO 8601 times, or Unix nanoseconds. An empty LABEL
+    START and END are seconds from the session's first sample (12.5), ISO 8601 times, or Unix s, ms or ns. An empty LABEL
     ("") takes labels away there.
 
     Example: kymo label add walk-07 12.5 40 walking --set activity
@@ -239,9 +248,7 @@ def add(session: str, name: str, as_json: bool, **options: Any) -> None:
     added = Label(identity, session, options["kind"], start, end, canonical(name), author, now_ns, options["replaces"])
     wholly, outside = times.outside(added)
     if wholly:
-        raise SourceError(
-            f"session {session}: {outside}; START and END count from its first sample, or are Unix nanoseconds"
-        )
+        raise SourceError(f"session {session}: {outside}; START and END count from its first sample, or are Unix times")
     if outside:
         click.echo(f"note: session {session}: {outside}", err=True)
     append_labels(settings, [added], now_ns)
@@ -254,19 +261,20 @@ def add(session: str, name: str, as_json: bool, **options: Any) -> None:
 @click.option("--set", help="Which question they answer, instead of the column's or key's name.")
 @click.option("--column", help="Column of the labels, where PATH holds recordings.")
 @click.option("--key", help="Member of `metadata` in a labels JSON.")
+@click.option("--beside", metavar="FOLDER", help="Not onto Kafka: as labels JSON beside the recordings of this folder.")
 @_AUTHOR
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @_RUN
-def import_(paths: tuple[str, ...], run: str | None, as_json: bool, **options: Any) -> None:
+def import_(paths: tuple[str, ...], run: str | None, as_json: bool, beside: str | None, **options: Any) -> None:
     """Add the labels of files; those that are there already are left out.
 
     PATH is a table (.csv with start, end, label, session), labels as `kymo label export` writes them (.jsonl), a labels
     JSON (.json, with --key), or recordings with --column or --key.
 
-    Example: kymo label import recordings/ --column activity
+    Example: kymo label import intervals.csv --set state --beside study/
     """
     settings = settings_of_run(run)
-    times = _times(settings)
+    times = _times(settings) if beside is None else SessionTimes(_recordings(beside))
     labels = [label for path in paths for label in labels_of_path(path, ImportOptions(**options), times.start_of)]
     verdicts = [(label, *times.outside(label)) for label in labels]
     notes = [(label.session, text + "; left out" * wholly) for label, wholly, text in verdicts if text]
@@ -276,7 +284,7 @@ def import_(paths: tuple[str, ...], run: str | None, as_json: bool, **options: A
         click.echo(f"note: {note}", err=True)
     labels = [label for label, wholly, _ in verdicts if not wholly]
     labels = [label if label.author else replace(label, author=user()) for label in labels]
-    added, present = append_labels(settings, labels, time.time_ns())
+    added, present = append_labels(settings, labels, time.time_ns()) if beside is None else times.write_beside(labels)
     there = f", {present} were there already" if present else ""
     show(as_json, {"added": added, "there": present}, f"{many(added, 'label')} added{there}")
 
@@ -312,11 +320,28 @@ def export(sessions: tuple[str, ...], set_name: str | None, everything: bool, fm
 
 
 def _times(settings: Settings) -> SessionTimes:
+    from kymo.streams.kafka.sessions import announced, seen
+
     odd = Odd()
-    times = SessionTimes(settings, odd)
+    times = SessionTimes(announced(settings, odd), lambda: seen(settings))
     if odd.count:
         click.echo(f"kymo label: {odd}", err=True)
     return times
+
+
+def _recordings(folder: str) -> dict[str, dict[str, Any]]:
+    """By session: when its recording in a folder begins and ends, and what the labels beside it are named after."""
+    from kymo.streams.readers import read
+    from kymo.streams.recording import ReadOptions
+
+    rows: dict[str, dict[str, Any]] = {}
+    for recording in read([folder], ReadOptions(label_column=None), lambda note: click.echo(f"note: {note}", err=True)):
+        row = {"start_ns": recording.start_ns, "end_ns": recording.end_ns, "path": recording.path}
+        if rows.setdefault(recording.session, row) is not row:
+            raise SourceError(
+                f"holds session {recording.session!r} several times: there labels JSON tell none apart", folder
+            )
+    return rows
 
 
 def read_labels(settings: Settings, on_bad: _OnBad = lambda text: None) -> list[Label]:
@@ -328,23 +353,18 @@ def read_labels(settings: Settings, on_bad: _OnBad = lambda text: None) -> list[
 
 
 class SessionTimes:
-    """When sessions begin and end: as ``kymo.sessions`` has it, else as their chunks do, which are read when one is missing."""
+    """When sessions begin and end: as ``kymo.sessions`` or a folder has it, else as their chunks do, which are read when one is missing."""
 
-    def __init__(self, settings: Settings, on_odd: _OnBad = lambda text: None) -> None:
-        from kymo.streams.kafka.sessions import announced
-
-        self._settings, self._all = settings, False
-        self._rows = _with_start(announced(settings, on_odd))
+    def __init__(self, rows: dict[str, dict[str, Any]], chunks: Callable[[], dict[str, dict[str, Any]]] = dict) -> None:
+        self._rows, self._chunks = _with_start(rows), chunks
 
     def start_of(self, session: str) -> int:
-        from kymo.streams.kafka.sessions import seen
-
-        if session not in self._rows and not self._all:
-            self._all, self._rows = True, _with_start(seen(self._settings)) | self._rows
+        if session not in self._rows:
+            self._rows, self._chunks = _with_start(self._chunks()) | self._rows, dict
         if session not in self._rows:
             near = difflib.get_close_matches(session, self._rows, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; {len(self._rows)} sessions are known"
-            raise SourceError(f"no session {session!r} has been sent{hint}")
+            raise SourceError(f"no session {session!r} is there{hint}")
         return int(self._rows[session]["start_ns"])
 
     def outside(self, label: Label) -> tuple[bool, str]:
@@ -358,6 +378,27 @@ class SessionTimes:
         from_s, to_s = ((at - start_ns) / NS for at in (label.start_ns, label.end_ns))
         lasts = f"behind its {(end_ns - start_ns) / NS:g} s" if label.end_ns > end_ns else "before it begins"
         return wholly, f"{'' if wholly else 'a part of '}the label from {from_s:g} to {to_s:g} s lies {lasts}"
+
+    def write_beside(self, labels: Iterable[Label]) -> tuple[int, int]:
+        """Write labels JSON beside the recordings; gives how many labels are new and how many were there. None is written over."""
+        from kymo.streams.readers.files import LABELS_SUFFIX
+
+        by_path: dict[Path, list[Label]] = {}
+        for label in labels:
+            path = Path(self._rows[label.session]["path"])
+            file = next(
+                (parent for parent in (path, *path.parents) if parent.is_file()), None
+            )  # of a session in a zip that
+            name = file.with_suffix(LABELS_SUFFIX) if file else path.with_name(path.name + LABELS_SUFFIX)
+            by_path.setdefault(name, []).append(label)
+        texts = {path: as_labels_json(labels) for path, labels in by_path.items()}
+        there = {path for path in texts if path.exists()}
+        if other := sorted(path for path in there if read_text(path) != texts[path]):
+            raise SourceError("is there already and says something else; move it away to have it made anew", other[0])
+        for path in texts.keys() - there:
+            write_whole(path, texts[path])
+        present = sum(len(by_path[path]) for path in there)
+        return sum(map(len, by_path.values())) - present, present
 
 
 def _with_start(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

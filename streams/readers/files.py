@@ -125,7 +125,10 @@ class File:
     def labels_file(self) -> File | None:
         paths = [self.labels or str(self.place.with_suffix(LABELS_SUFFIX))]
         paths += [f"{self.part_of}{LABELS_SUFFIX}"] if self.stream else []
-        return next((labels for path in paths if (labels := File(path, self.session, self.system)).exists()), None)
+        places = [(path, self.system) for path in paths]
+        if isinstance(self.system, ZipFolder):
+            places.append((str(self.system.path.with_suffix(LABELS_SUFFIX)), DISK))
+        return next((labels for place in places if (labels := File(place[0], self.session, place[1])).exists()), None)
 
 
 def format_of(file: File) -> FileFormat:

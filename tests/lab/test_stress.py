@@ -37,15 +37,27 @@ def cut(seconds: int, seed: int, pick: random.Random, **person: float) -> list[C
 
 def test_features_of_simulated_listeners_however_they_are_cut() -> None:
     specs = load_recipe(ROOT / "recipes" / "stress.toml").chain.specs
-    chain = Chain(tuple(s for s in specs if not (isinstance(s, PerWindow) and s.spec.learned)))  # before standardise
-    (features,) = (s.spec for s in chain.specs if isinstance(s, PerWindow))
+    at = next(i for i, s in enumerate(specs) if isinstance(s, PerWindow) and s.spec.learned)
+    chain, features = Chain(specs[:at]), specs[at - 1].spec  # type: ignore[attr-defined]
     responses = []
     for scr_per_min, heart_rate in ((3.0, 62.0), (9.0, 90.0)):
         person = {"scr_per_min": scr_per_min, "heart_rate": heart_rate, "level": 3.0, "noise": 0.003}
         windows = run(chain, cut(240, 1, random.Random(1), **person))
         assert [w.start_index for w in windows] == list(range(0, 4 * 181, 40))
-        told = dict(zip(features.measures, np.mean([w.data[0] for w in windows[3:]], axis=0), strict=True))  # type: ignore[attr-defined]
+        told = dict(zip(features.measures, np.mean([w.data[0] for w in windows[3:]], axis=0), strict=True))
         assert told["rate.mean"] == pytest.approx(heart_rate, rel=0.03)
         responses.append(told["scr.count"])
         same(outputs(run(chain, cut(240, 1, random.Random(2), **person))), outputs(windows))
     assert responses[1] > 1.5 * responses[0]
+
+
+def test_an_export_without_temperature_has_zeros_in_its_place() -> None:
+    specs = load_recipe(ROOT / "recipes" / "stress.toml").chain.specs
+    features, mask = specs[-3].spec, specs[-1].spec  # type: ignore[attr-defined]
+    fmt = signal_format("wrist", features.measures, Fraction(4), "float64")
+    whole = np.arange(1.0, 13.0)[None]
+    row = np.where([name.startswith("temperature.") for name in features.measures], np.nan, whole)
+    expected = [*np.nan_to_num(row[0]), 1, 1, 0]
+    assert mask.apply(row, fmt)[0].tolist() == expected
+    assert mask.apply(whole, fmt)[0].tolist() == [*whole[0], 1, 1, 1]
+    assert mask.output({"wrist": fmt}).channels[-3:] == ("mask.eda", "mask.bvp", "mask.temperature")

@@ -25,7 +25,7 @@ from kymo.streams.codec import ChunkCodec
 from kymo.streams.kafka.admin import ensure_topics
 from kymo.streams.kafka.client import client_arguments, partition_of
 from kymo.streams.kafka.read import read_records
-from kymo.streams.kafka.sessions import delete_session
+from kymo.streams.kafka.sessions import announced, delete_session, seen
 from kymo.streams.labels.cli import SessionTimes
 from kymo.streams.messages import Record
 from kymo.streams.readers import read
@@ -241,7 +241,7 @@ def test_a_session_by_another_partitioner_is_found_ended_and_erased(three: Place
     assert (row["session"], row["streams"], row["complete"]) == ("gone", ["imu"], False)
     assert (row["start_ns"], row["end_ns"]) == (chunk("gone", 20).start_ns, chunk("gone", 50).start_ns)
     assert three.kymo("list", "--announced").stdout == "no sessions\n"
-    assert SessionTimes(three.settings).start_of("gone") == row["start_ns"]
+    assert SessionTimes(announced(three.settings), lambda: seen(three.settings)).start_of("gone") == row["start_ns"]
     assert json.loads(three.kymo("end", "gone", "--json").stdout)["ended"] == ["imu"]
     assert {r.partition for r in three.held("sensor")} == {other}
     assert json.loads(three.kymo("list", "--json").stdout)[0]["complete"]

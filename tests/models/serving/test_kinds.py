@@ -19,6 +19,7 @@ from kymo.models.serving.partition import Limits, Partition, Pending
 from kymo.models.serving.snapshots import SessionSnapshot
 from kymo.processors.chain import Chain
 from kymo.processors.intake import Intake
+from kymo.processors.steps.conditioning import Filter
 from kymo.processors.steps.resample import Resample
 from kymo.processors.steps.spectrogram import Spectrogram
 from kymo.processors.windows import Windows
@@ -95,13 +96,18 @@ def undisturbed(log: Log, chain: Chain) -> dict[tuple[str, int], bytes]:
 
 def verdict(log: Log, pair: Pair) -> None:
     """What both kinds have is there once; what one has at most once; each as one of the kinds makes it."""
+    both = none_lost(log, pair)
+    for session, index, _, found in log.events:
+        assert found in [kind[session, index] for kind in both if (session, index) in kind]
+
+
+def none_lost(log: Log, pair: Pair) -> list[dict[tuple[str, int], bytes]]:
     both = [undisturbed(log, chain) for chain in pair.chains]
     times = Counter((session, index) for session, index, *_ in log.events)
     assert max(times.values(), default=1) == 1
     missing = (both[0].keys() & both[1].keys()) - times.keys()
     assert not missing, sorted(missing)
-    for session, index, _, found in log.events:
-        assert found in [kind[session, index] for kind in both if (session, index) in kind]
+    return both
 
 
 def finish(log: Log, pair: Pair, clock: list[float], limits: Limits) -> None:
@@ -169,6 +175,24 @@ def test_an_exchange_between_any_two_chunks(name: str, first: int) -> None:
         kinds = [both[first].get((s, i)) == found for s, i, _, found in log.events]
         assert kinds == sorted(kinds, reverse=True)  # first those of the one, then those of the other
         assert at > 8 or not all(kinds)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("limits", [Limits(), Limits(lag=0)], ids=["read again", "from snapshots"])
+def test_a_filter_that_is_later_than_its_window_is_long_loses_none(first: int, limits: Limits) -> None:
+    """With a memory that has no end: what follows the exchange is by a filter that begins there."""
+    chain = Chain((Intake(), Filter(kind="highpass", lag_s=1.5), Windows(4, 2)))
+    items = [chunk("s", i, 3, i == 117) for i in range(0, 120, 3)]
+    for at in range(1, len(items)):
+        log, pair = Log({"a": items}, visible={"a": at}), Pair((chain, raw_chain(chain)), first)
+        life = KindLife(log, pair, [0.0], limits)
+        settle(life, "a", at)
+        life.commit()
+        life = life.exchange()
+        log.visible["a"] = len(items)
+        life.finish()
+        none_lost(log, pair)
+        assert len(log.events) > 50
 
 
 def test_a_window_published_before_two_restarts_stands_in_the_snapshot() -> None:

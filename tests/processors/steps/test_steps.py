@@ -435,6 +435,8 @@ def test_mask_says_row_by_row_which_input_is_there(bins: tuple[int, ...]) -> Non
     assert spec_from_json(OF_JOINED.to_json()) == OF_JOINED
     kept = Mask().behind({"imu": ("x", "y"), "heart": ("pulse",)}, replace(fmt, channels=("y", "z")))
     assert (kept.inputs, kept.groups) == (("imu",), (("y",),))
+    told = Mask().behind({"imu": ("x",), "heart": ("pulse",)}, replace(fmt, channels=("pulse.mean", "x.std", "x.max")))
+    assert told.groups == (("x.std", "x.max"), ("pulse.mean",))
     with pytest.raises(FormatError, match=r"mask: no channel of a \[join\] comes to it"):
         Mask().output({"joined": fmt})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,8 @@ from kymo.streams.labels.cli import (
     read_labels,
 )
 from kymo.streams.labels.labels import LABEL_SCHEMA, Label, LabelsJson
+from kymo.streams.readers import read as read_files
+from kymo.streams.recording import ReadOptions
 from kymo.streams.settings import Settings
 from kymo.streams.topics import Names
 
@@ -38,7 +41,7 @@ START = 1_700_000_000 * NS
 
 def start_of(session: str) -> int:
     if session != "s1":
-        raise SourceError(f"no session {session!r} has been sent")
+        raise SourceError(f"no session {session!r} is there")
     return START
 
 
@@ -296,7 +299,7 @@ def test_labels_beyond_their_session_are_told(say: Callable[..., str], tmp_path:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("add", "walk-7", "0", "1", "x"), "no session 'walk-7' has been sent; did you mean 'walk-07'?"),
+        (("add", "walk-7", "0", "1", "x"), "no session 'walk-7' is there; did you mean 'walk-07'?"),
         (("add", "s1", "5", "1", "x"), "END comes second"),
         (("add", "s1", "1ns", "2ns", "x"), "session s1: the label from -1.7e+09 to -1.7e+09 s lies before it begins"),
         (("add", "short", "30", "40", "x"), "session short: the label from 30 to 40 s lies behind its 30 s"),
@@ -322,3 +325,31 @@ def test_a_message_that_is_no_label_is_passed_over(say: Callable[..., str], ther
     assert [(x.id, x.created_ns) for x in read_labels(there, told.append)] == [("x", 7)]
     assert len(told) == 4
     assert all("offset" in text for text in told)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_table_of_intervals_beside_wristbands_is_what_training_reads(tmp_path: Path, packed: bool) -> None:
+    """Whatever a time is written as: Unix s, ms, a date, or seconds from the start."""
+    for name in ("P1", "P2", "P3", "P4"):
+        folder = tmp_path / "study" / "raw" / name
+        folder.mkdir(parents=True)
+        for file in ("EDA.csv", "TEMP.csv"):
+            (folder / file).write_text("1700000000\n4\n" + "1.5\n" * 40)
+        if packed:
+            shutil.make_archive(str(folder), "zip", *((folder,) if name == "P1" else (folder.parent, name)))
+            shutil.rmtree(folder)
+    table = tmp_path / "intervals.csv"
+    rows = ["P1,1700000001,1700000004.5", "P2,1700000001000,1700000004500", "P3,2023-11-14T22:13:21Z,4.5", "P4,1,4.5"]
+    table.write_text("Folder;Start;End;Label\n" + "".join(f"{row},calm\n".replace(",", ";") for row in rows))
+    arguments = ("label", "import", table, "--set", "state", "--beside", tmp_path / "study")
+    assert "4 labels added" in invoke(*arguments).output
+    for recording in read_files([tmp_path / "study"], ReadOptions(label_key="state")):
+        assert [x.label for x in recording.labels] == ["calm"], recording.session
+        assert (recording.labels[0].start_ns, recording.labels[0].end_ns) == (START + NS, START + 4_500_000_000)
+    assert "0 labels added, 4 were there already" in invoke(*arguments).output
+    table.write_text(table.read_text().replace("calm", "stress"))
+    assert "is there already and says something else" in invoke(*arguments, status=1).output
+    table.write_text("session,start,end,label\nP11,0,1,calm\n")
+    assert "no session 'P11' is there; did you mean 'P1'?" in invoke(*arguments, status=1).output
+    table.write_text("session,start,end,label\nP1,20,30,calm\n")
+    assert "no label lies within its session" in invoke(*arguments, status=1).output
