@@ -2,17 +2,18 @@
 
 Four streams at four rates are replayed through the embedded Kafka, faster than they were recorded; a worker joins them and publishes frames
 on ``kymo.animation``, which are shown as they come. Of a workbook the skin conductance is real; the pulse, the skin temperature and the
-pupils, which it lacks, are simulated, and their streams are called so. Without one all are. With a recipe of one's own and a bundle,
-events are printed too.
+pupils, which it lacks, are simulated, and their streams are called so. Without one all are. With a recipe and its bundle a second worker
+classifies the same streams, and its events are printed among the frames.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from kymo.streams.topics import Names
 from kymo.streams.words import NS
 
 _INPUT = '[[input]]\nstream = "{}"\nrate_hz = {}\nchannels = ["{}"]\nbridge_ms = 500\n'
-_RECIPE = """name = "listener"
+_RECIPE = """name = "figure"
 {}
 [join]
 rate_hz = 16
@@ -61,18 +62,18 @@ _START_S, _WIDE = 1_600_000_000, 56  # of the picture in the terminal: columns, 
 @click.argument("workbook", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--speed", type=click.FloatRange(1, 1000), default=30.0, show_default=True, help="Times the pace.")
 @click.option("--film", type=click.Path(path_type=Path, dir_okay=False), default="physio.mp4", show_default=True)
-@click.option("--recipe", metavar="R", help="One of your own, with frames before its window and a bundle.")
-@click.option("--bundle", metavar="V", help="A bundle's folder or name, for --recipe.")
+@click.option("--recipe", metavar="R", help="What tells genres, such as `listener`; with --bundle.")
+@click.option("--bundle", metavar="V", help="The bundle's folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 def physio(workbook: Path | None, film: Path, as_json: bool, **options: Any) -> None:
     """Show a listener's signals as a live animation, and keep it as a film (X.mp4 or X.gif).
 
-    Exit status 0 only if a frame came for every second but the first thirty.
+    Exit status 0 only if a frame came for every second but the first thirty, and with a bundle an event, too.
 
     Example: python -m kymo.examples.physio P01.xlsx --film p01.mp4
     """
-    if options["bundle"] and not options["recipe"]:
-        raise click.UsageError("--bundle needs --recipe: whose bundle?")
+    if bool(options["bundle"]) != bool(options["recipe"]):
+        raise click.UsageError("--recipe and --bundle go together: what tells genres, and its bundle's folder")
     perform("physio", lambda settings, say: run_physio(settings, workbook, film, options, say), as_json)
 
 
@@ -83,21 +84,21 @@ def run_physio(
     folder = settings.home / (workbook.stem if workbook else "simulated")
     signals, start_ns, labels = signals_of(workbook)
     write_session(folder, signals, start_ns)
-    recipe, speed = options["recipe"] or str(settings.home / "listener.toml"), options["speed"]
-    if not options["recipe"]:
-        Path(recipe).write_text(recipe_text(signals))
+    recipe, speed = settings.home / "figure.toml", options["speed"]
+    recipe.write_text(recipe_text(signals))
     seconds = len(next(iter(signals.values()))) / RATES["eda"]
     say(f"{', '.join(signals)}: {seconds:.0f} s at {speed:g} times the pace")
-    roles = ("--bundle", options["bundle"]) if options["bundle"] else ("--roles", "processor")
-    worker, replay = (
-        verb("worker", recipe, *roles),
-        verb("replay", str(folder), "--recipe", recipe, "--speed", f"{speed:g}"),
-    )
+    workers = [verb("worker", str(recipe), "--roles", "processor")]
+    if options["bundle"]:
+        workers.append(verb("worker", options["recipe"], "--bundle", options["bundle"]))
+    replay = verb("replay", str(folder), "--recipe", str(recipe), "--speed", f"{speed:g}")
     screen, images, events, at_ns = Screen(), list[bytes](), 0, start_ns
-    with ended_after(worker, replay):
-        worker.start()
+    with contextlib.ExitStack() as stack:
+        for worker in workers:
+            stack.enter_context(ended_after(worker, replay))
+            worker.start()
         replay.start()
-        for item in live(settings, worker, replay):
+        for item in live(settings, workers, replay):
             if isinstance(item, Event):
                 events += 1
                 say(f"{clock(item.end_ns - start_ns)}  {item.label} {item.probability:.0%}")
@@ -110,7 +111,7 @@ def run_physio(
     write_film(film, (np.asarray(pillow("physio").open(io.BytesIO(image)).convert("RGB")) for image in images), 30)
     say(f"{len(images)} frames, {events} events; {film} shows them at 30 times the pace")
     return {
-        "ok": len(images) >= seconds - 31,
+        "ok": len(images) >= seconds - 31 and bool(events) >= len(workers) - 1,
         "frames": len(images),
         "events": events,
         "film": str(film),
@@ -161,29 +162,33 @@ def recipe_text(signals: Mapping[str, Array]) -> str:
     return _RECIPE.format(inputs, next(iter(signals)), low, max(high, low + 0.01))
 
 
-def live(settings: Settings, worker: Child, replay: Child) -> Iterator[Chunk | Event]:
-    """Frames and events as they come, until the stream of frames has ended and no more events come."""
+def live(settings: Settings, workers: Sequence[Child], replay: Child) -> Iterator[Chunk | Event]:
+    """Frames and events as they come, until the stream of frames has ended and no more events come; a model's first may be late."""
     from kymo.streams.kafka.read import read_records
 
-    names, codec, ended, heard = Names(settings.prefix), ChunkCodec(), False, time.monotonic()
+    names, codec, heard = Names(settings.prefix), ChunkCodec(), time.monotonic()
+    awaited = {"end", "event"} if len(workers) > 1 else {"end"}
 
     def over() -> bool:
         nonlocal heard
-        if worker.status is not None:
-            raise died(worker, "ended before its time")
+        for worker in workers:
+            if worker.status is not None:
+                raise died(worker, "ended before its time")
         if replay.status:
             raise died(replay)
         if replay.status is None:
             heard = time.monotonic()
-        return replay.status == 0 and time.monotonic() - heard > (3 if ended else _PATIENCE_S)
+        return replay.status == 0 and time.monotonic() - heard > (_PATIENCE_S if awaited else 3)
 
     for record in read_records(settings, [names.of("animation"), names.of("events")], follow=True, stop=over):
         heard = time.monotonic()
         if record.topic == names.of("events"):
+            awaited.discard("event")
             yield Event.from_json(record.value)
         elif record.value is not None:
             chunk = codec.decode(record.value)
-            ended |= chunk.end
+            if chunk.end:
+                awaited.discard("end")
             yield chunk
 
 

@@ -3,23 +3,53 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from documents import SHARED
+from click.testing import CliRunner
+from documents import ROOT, SHARED
+from verbs import invoke
 
 from kymo.deploy.children import kymo_environment
-from kymo.examples.physio import Screen, newest_ns, recipe_text, signals_of, write_session
+from kymo.examples.physio import Screen, newest_ns, physio, recipe_text, signals_of, write_session
 from kymo.lab.look.film import frames_of
+from kymo.lab.synth.listeners import Part, simulate_parts, write_e4
 from kymo.processors.recipe.load import parse_recipe
 from kymo.processors.steps.images import Encode
 from kymo.streams.chunk import Array, Chunk, Format, Header
 from kymo.streams.readers import read
 
 pytest.importorskip("neurokit2", reason="the extra `physio` is not installed")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the recipe `listener`, smaller, learned from four simulated people."""
+    pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("listener")
+    text = (ROOT / "recipes" / "listener.toml").read_text()
+    for key, value in {"length_s": 40, "height": 32, "width": 32, "folds": 0, "epochs": 1}.items():
+        text = re.sub(rf"(?m)^{key} = \d+", f"{key} = {value}", text)
+    (folder / "listener.toml").write_text(text)
+    for person in range(4):
+        parts = [Part(80, 4, 65, "classical"), Part(80, 6, 70, "instrumental"), Part(80, 9, 75, "pop")]
+        write_e4(folder / "study" / f"P{person}", simulate_parts(parts, person), parts)
+    invoke("train", folder / "listener.toml", "--data", folder / "study", "--out", folder / "bundle")
+    return folder / "bundle"
+
+
+@pytest.mark.slow
+def test_the_recipe_listener_learns_from_signals_and_gives_events(bundle: Path) -> None:
+    done = invoke("run", bundle.parent / "listener.toml", bundle.parent / "study" / "P0", "--bundle", bundle)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["start_index"] for event in events] == [
+        320 * i for i in range((240 - 40) // 20)
+    ]  # the last tick is behind the skin's last sample
+    assert {*events[0]["probabilities"]} == {"classical", "instrumental", "pop"}
 
 
 def test_the_simulated_session_is_what_its_recipe_takes(tmp_path: Path) -> None:
@@ -58,6 +88,24 @@ def test_a_frame_in_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert first.count("▀") == second.count("▀") == 56 * 28
     assert "38;2;200;3" in first
     assert ("00:01" in first, "00:02" in second) == (True, True)
+
+
+def test_recipe_and_bundle_go_together() -> None:
+    result = CliRunner().invoke(physio, ["--bundle", "x"])
+    assert (result.exit_code, "--recipe and --bundle go together" in result.output) == (2, True)
+
+
+@pytest.mark.slow
+@pytest.mark.broker
+def test_events_of_a_bundle_come_among_the_frames(tmp_path: Path, bundle: Path) -> None:
+    recipe = ["--recipe", str(bundle.parent / "listener.toml"), "--bundle", str(bundle)]
+    command = [sys.executable, "-m", "kymo.examples.physio", "--speed", "100", "--film", "a.gif", "--json", *recipe]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=kymo_environment({}), capture_output=True, text=True, check=False, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["frames"], result["events"]) == (330, (360 - 40) // 20)
 
 
 @pytest.mark.slow
