@@ -9,6 +9,10 @@ What gives a genre away is shown apart: a piece's length, its place in the sessi
 each clip.
 
     python -m benchmarks.physiology CLIPS.mcap SHEETS [--only crnn|baselines] [--nulls 1000] [--out FIGURES.json]
+
+Of SIMULATED listeners, whose genres differ by what is planted and by nothing else, the same is told without data:
+
+    python -m benchmarks.physiology --only planted [--people 24]
 """
 
 from __future__ import annotations
@@ -227,8 +231,12 @@ def judged(study: Study, model: Model, kind: str, nulls: int) -> dict[str, Any]:
     return {"accuracy": float(right[0]), "interval": scores["interval"]["accuracy"], **null, "nulls": nulls}
 
 
-def crnn(study: Study, epochs: int = 12, **parameters: Any) -> Model:
-    """The CRNN on cached features; the epoch is chosen by a fifth of the people who were learned from."""
+def crnn(study: Study, epochs: int = 12, standardised: bool = False, **parameters: Any) -> Model:
+    """The CRNN on cached features; the epoch is chosen by a fifth of the people who were learned from.
+
+    A fresh backbone's features hardly vary, and batch normalisation's running means lag behind by more than that: unless they are
+    `standardised`, by those of who was learned from.
+    """
     chosen = {**SMALL, "learning_rate": 2e-3, "batch_size": 64, **parameters}
     make: Any = architecture("crnn")
     features = make(study.format, study.labels, chosen, 0).features(study.frames)
@@ -241,9 +249,14 @@ def crnn(study: Study, epochs: int = 12, **parameters: Any) -> Model:
             net.model.takes_features, net.model.fixed = True, False  # cached here, once for all fits
             stop = np.random.default_rng(i).permutation(people)[: max(1, len(people) // 5)]
             stops = np.isin(study.person[training], stop)
-            sides = [Samples(features[rows], truth[rows]) for rows in (training[~stops], training[stops])]
+            mean, spread = (
+                f(features[training], (0, 1)) if standardised else np.float32(i)
+                for i, f in enumerate((np.mean, np.std))
+            )
+            seen = (features - mean) / (spread + 1e-6 * standardised)
+            sides = [Samples(seen[rows], truth[rows]) for rows in (training[~stops], training[stops])]
             net.fit(*sides, FitOptions(epochs=epochs, patience=5), lambda _: None)
-            logits = net.predict(features[test]).astype(np.float64)
+            logits = net.predict(seen[test]).astype(np.float64)
             powers = np.exp(logits - logits.max(1, keepdims=True))
             out[i] = powers / powers.sum(1, keepdims=True)
         return out
@@ -300,19 +313,79 @@ def physiology(study: Study, nulls: int, only: str | None, tell: Callable[[str],
     return found
 
 
+def planted(people: int, effect: bool = True, clip_s: int = 180) -> tuple[Study, Floats]:
+    """Two clips a genre of each simulated listener, in any order, and each clip's true rate of responses and of the heart.
+
+    People differ in level, noise and both rates; frames are those of the step `animation`, skin and pulse alone, a frame every 4 s.
+    """
+    from kymo.lab.synth.listeners import RATES, Part, simulate_parts
+    from kymo.processors.steps.animation import Animation
+
+    fmt = signal_format("listener", ("eda", "bvp"), 16)
+    step = Animation(height=64, width=64, rate_hz=0.25, eda=(-3, 3), bvp=(-60, 60)).at(fmt)
+    genres = ["classical", "instrumental", "pop"]
+    frames, skin, truth, rates, places = [], [], [], [], []
+    for person in range(people):
+        draw = np.random.default_rng([7, person])
+        own_scr, own_heart = 6 * draw.lognormal(0, 0.3), draw.normal(70, 8)
+        order = draw.permutation([0, 0, 1, 1, 2, 2])
+        plan = [
+            Part(clip_s, own_scr * (0.67, 1, 1.5)[i] ** effect, own_heart + (i - 1) * 5 * effect, genres[i])
+            for i in order
+        ]
+        signals = simulate_parts(plan, person, 2 * draw.lognormal(0, 0.5), draw.uniform(0.005, 0.03))
+        ticks = np.arange(len(plan) * clip_s * 16) / 16
+        eda, bvp = (np.interp(ticks, np.arange(len(signals[k])) / RATES[k], signals[k]) for k in ("eda", "bvp"))
+        both = np.stack([(eda - eda.mean()) / eda.std(), bvp]).astype(np.float32)
+        for place, part in enumerate(plan):
+            frames.append(step.kernel(both[:, place * clip_s * 16 : (place + 1) * clip_s * 16], fmt))
+            skin.append(signals["eda"][place * clip_s * EDA_HZ : (place + 1) * clip_s * EDA_HZ])
+            rates.append((part.scr_per_min, part.heart_rate))
+        truth += order.tolist()
+        places += range(1, 7)
+    named = np.repeat([f"P{i:03}" for i in range(people)], 6)
+    names = [f"{name}-{place}" for name, place in zip(named, places, strict=True)]
+    arrays = (named, np.array(truth), np.array(places), np.full(len(truth), float(clip_s)))
+    shape = replace(step.output({"listener": fmt}), rows=len(frames[0]))
+    return Study(np.stack(frames), np.stack(skin), np.array(truth), genres, names, *arrays, shape), np.array(rates)
+
+
+def planted_figures(people: int, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Each person unknown: what a classifier makes of the true rates, of the EDA, and the CRNN of frames; with the effect and without."""
+    found: dict[str, Any] = {"people": people}
+    for name, effect in (("planted", True), ("nothing planted", False)):
+        study, rates = planted(people, effect)
+        models = {
+            "true rates": logistic(np.log(rates)),
+            "true rates, beside the person's own": logistic(_by_person(np.log(rates), study.person)),
+            "logistic regression, EDA": logistic(skin_features(study)),
+            "logistic regression, frames": logistic(video_features(study)),
+            "CRNN, small, frames": crnn(study, epochs=30, standardised=True, batch_size=16),
+        }
+        found[name] = {}
+        for what, model in models.items():
+            found[name][what] = judged(study, model, "person", 0)
+            tell(f"{name}: {what}: {json.dumps(found[name][what])}")
+    return found
+
+
 def main() -> None:
     """Print and store the figures."""
     parser = argparse.ArgumentParser(description="How well a piece's genre is told.")
-    parser.add_argument("clips", type=Path)
-    parser.add_argument("sheets", type=Path)
+    parser.add_argument("clips", type=Path, nargs="?")
+    parser.add_argument("sheets", type=Path, nargs="?")
+    parser.add_argument("--people", type=int, default=24)
     parser.add_argument("--nulls", type=int, default=1000)
-    parser.add_argument("--only", choices=["crnn", "baselines"])
+    parser.add_argument("--only", choices=["crnn", "baselines", "planted"])
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    started = time.monotonic()
-    found = physiology(
-        load(asked.clips, asked.sheets), asked.nulls, asked.only, lambda line: print(line, file=sys.stderr, flush=True)
-    )
+    started, tell = time.monotonic(), lambda line: print(line, file=sys.stderr, flush=True)
+    if asked.only == "planted":
+        found = planted_figures(asked.people, tell)
+    elif asked.clips and asked.sheets:
+        found = physiology(load(asked.clips, asked.sheets), asked.nulls, asked.only, tell)
+    else:
+        parser.error("CLIPS.mcap and SHEETS are missing; only --only planted takes none")
     text = json.dumps(found | {"elapsed_s": round(time.monotonic() - started)}, indent=1)
     if asked.out:
         asked.out.write_text(text + "\n")

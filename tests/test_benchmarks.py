@@ -20,6 +20,7 @@ from benchmarks.frames import frames
 from benchmarks.load import Workload
 from benchmarks.peer import Task
 from benchmarks.peer_bare import take
+from benchmarks.physiology import planted
 from benchmarks.real_time import real_time
 from benchmarks.rig import LABELS, NETWORK, Rig, recipe_text, rig
 from benchmarks.slow import slow
@@ -103,6 +104,18 @@ def test_animation() -> None:
     rows = animation(1)
     assert [row["peer"].partition(",")[0] for row in rows] == ["Kymo", "Kymo", "matplotlib"]
     assert rows[0]["kymo_is_faster_by"] == 1
+
+
+def test_what_is_planted_is_in_the_signals() -> None:
+    pytest.importorskip("neurokit2")
+    study, rates = planted(3, clip_s=60)
+    assert study.frames.shape == (18, 12, 64, 64, 3)
+    for person in np.unique(study.person):
+        own = study.person == person
+        low, middle, high = (rates[own & (study.genre == i)] for i in range(3))
+        np.testing.assert_allclose(low, middle * (0.67, 1) - (0, 5))
+        np.testing.assert_allclose(high, middle * (1.5, 1) + (0, 5))
+    assert len(np.unique(planted(1, effect=False, clip_s=60)[1], axis=0)) == 1
 
 
 def test_network_is_the_same_in_any_batch() -> None:
