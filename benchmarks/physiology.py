@@ -249,11 +249,10 @@ def crnn(study: Study, epochs: int = 12, standardised: bool = False, **parameter
             net.model.takes_features, net.model.fixed = True, False  # cached here, once for all fits
             stop = np.random.default_rng(i).permutation(people)[: max(1, len(people) // 5)]
             stops = np.isin(study.person[training], stop)
-            mean, spread = (
-                f(features[training], (0, 1)) if standardised else np.float32(i)
-                for i, f in enumerate((np.mean, np.std))
-            )
-            seen = (features - mean) / (spread + 1e-6 * standardised)
+            seen = features
+            if standardised:
+                own = features[training]
+                seen = (features - own.mean((0, 1))) / (own.std((0, 1)) + 1e-6)
             sides = [Samples(seen[rows], truth[rows]) for rows in (training[~stops], training[stops])]
             net.fit(*sides, FitOptions(epochs=epochs, patience=5), lambda _: None)
             logits = net.predict(seen[test]).astype(np.float64)
@@ -324,7 +323,7 @@ def planted(people: int, effect: bool = True, clip_s: int = 180) -> tuple[Study,
     fmt = signal_format("listener", ("eda", "bvp"), 16)
     step = Animation(height=64, width=64, rate_hz=0.25, eda=(-3, 3), bvp=(-60, 60)).at(fmt)
     genres = ["classical", "instrumental", "pop"]
-    frames, skin, truth, rates, places = [], [], [], [], []
+    frames, skin, truth, rates, places = (list[Any]() for _ in range(5))
     for person in range(people):
         draw = np.random.default_rng([7, person])
         own_scr, own_heart = 6 * draw.lognormal(0, 0.3), draw.normal(70, 8)
