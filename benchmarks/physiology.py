@@ -334,7 +334,10 @@ def planted(people: int, effect: bool = True, clip_s: int = 180) -> tuple[Study,
         ]
         signals = simulate_parts(plan, person, 2 * draw.lognormal(0, 0.5), draw.uniform(0.005, 0.03))
         ticks = np.arange(len(plan) * clip_s * 16) / 16
-        eda, bvp = (np.interp(ticks, np.arange(len(signals[k])) / RATES[k], signals[k]) for k in ("eda", "bvp"))
+        eda, bvp = (
+            np.interp(ticks, np.arange(len(signals[k])) / RATES[k], signals[k].astype(np.float64))
+            for k in ("eda", "bvp")
+        )
         both = np.stack([(eda - eda.mean()) / eda.std(), bvp]).astype(np.float32)
         for place, part in enumerate(plan):
             frames.append(step.kernel(both[:, place * clip_s * 16 : (place + 1) * clip_s * 16], fmt))
