@@ -230,7 +230,7 @@ def lines_of_recording(recording: Recording, facts: Mapping[str, Any]) -> list[s
     rows = [("stream", "samples", "rate (Hz)", "gaps", "missing", "lasts", "channels")]
     for row in facts["streams"]:
         rate = f"{row['rate_hz']:.4g}" if row["rate_hz"] else "irregular"
-        units = f" ({', '.join(dict.fromkeys(row['units']))})" if any(row["units"]) else ""
+        units = f" ({', '.join(unit or '–' for unit in dict.fromkeys(row['units']))})" if any(row["units"]) else ""
         seconds = duration((row["end_ns"] - row["start_ns"]) / NS).replace("\u00a0", " ")
         counts = (f"{row['samples']:,}", rate, *(f"{row[name]:,}" for name in ("gaps", "missing")))
         rows.append((row["stream"], *counts, seconds, some(row["channels"], 8) + units))

@@ -339,6 +339,8 @@ def _choose(summaries: dict[str, list[_StreamSummary]], streams: Sequence[str], 
     most = max(names, key=lambda n: len(summaries[n]))
     sessions = [{summary.session for summary in summaries[name]} for name in names]
     taken = [name for name, known in zip(names, sessions, strict=True) if known == sessions[names.index(most)]]
+    if not streams:  # `eda` of a wristband stands for the `eda.sheet` beside it
+        taken = [name for name in taken if "." not in name or name.partition(".")[0] not in taken]
     taken.sort(key=lambda name: -summaries[name][0].format.rate)
     if still:
         survey.remarks.append(f"without a channel that is a signal, so not taken: {', '.join(sorted(still))}")

@@ -24,20 +24,38 @@ from kymo.streams.units import unit_of_name
 from kymo.streams.words import some
 
 _OUT = ("pupil", "left", "right")
-_SIZE = "(?:diameter|size|area)?"
+_SIZE = "(?:diameter|size|area|d)?"
 _UNIT = "(?:mm|px|pixels?)?"
 #: Names without blanks and signs, in lower case; of an eye the better comes first (Gazepoint has mm and pixels).
 _SIDES = {
-    "left": (f"(?:et)?pupil{_SIZE}left{_UNIT}", f"left(?:eye)?pupil{_SIZE}{_UNIT}", "lpmm", "lpd", "p[as]left"),
-    "right": (f"(?:et)?pupil{_SIZE}right{_UNIT}", f"right(?:eye)?pupil{_SIZE}{_UNIT}", "rpmm", "rpd", "p[as]right"),
+    "left": (
+        f"(?:et)?pupil{_SIZE}left{_UNIT}",
+        f"l(?:eft)?(?:eye)?(?:pupil|mapped){_SIZE}{_UNIT}",
+        "lpmm",
+        "lpd",
+        "p[as]left",
+        "ldiax(?:px)?",
+    ),
+    "right": (
+        f"(?:et)?pupil{_SIZE}right{_UNIT}",
+        f"r(?:ight)?(?:eye)?(?:pupil|mapped){_SIZE}{_UNIT}",
+        "rpmm",
+        "rpd",
+        "p[as]right",
+        "rdiax(?:px)?",
+    ),
     "pupil": (f"(?:average|mean)?pupil{_SIZE}(?:filtered|average|mean)?{_UNIT}",),
 }
-_VALID = {"left": "validityleft|leftpupilvalidity|lpm?m?v", "right": "validityright|rightpupilvalidity|rpm?m?v"}
-_BLINK = {"": "(?:is)?blinks?|bkid", "left": "leftinblink", "right": "rightinblink"}
+_VALID = {
+    side: f"(?:et)?validity{side}(?:eye)?|{side}pupilvalidity|{side[0]}(?:p(?:mm|upil)?v|validity)"
+    for side in _SIDES
+    if side != "pupil"
+}
+_BLINK = {"": "(?:is)?blinks?(?:detected)?(?:binary)?|bkid", "left": "leftinblink", "right": "rightinblink"}
 _EYE_ROWS, _CONFIDENCE, _METHOD = "eye_id", "confidence", "method"  # of Pupil Labs: 0 is the right eye
 _EYES = {"left": "1", "right": "0"}
 _SURE = 0.6  # as their own programs take it
-_CODED = "validity(left|right)"  # of Tobii: 0 is sure, 4 is lost; or a word
+_CODED = "(?:et)?validity(left|right)(eye)?"  # of Tobii: 0 is sure, 4 is lost; or a word
 _RELATIVE, _SENTINELS = 0.05, 3  # so many values below 0, of more than so many kinds, are no losses
 
 

@@ -275,7 +275,7 @@ def not_read(path: Path) -> list[SourceError]:
 
 
 def _hidden(name: str, folder: str) -> bool:
-    return any(part.startswith(".") for part in PurePath(name).parts[len(PurePath(folder).parts) :])
+    return any(part.startswith((".", "__MACOSX")) for part in PurePath(name).parts[len(PurePath(folder).parts) :])
 
 
 Level = Annotated[str, Rules(enum=("none", "low", "high"))]

@@ -20,7 +20,7 @@ import numpy as np
 from kymo.streams.errors import EmptyFileError, SourceError
 from kymo.streams.readers.cells import SPACES, cells_in, count_values, is_missing, is_value
 from kymo.streams.readers.facts import are_units, names_in, rate_in, units_in
-from kymo.streams.readers.moments import is_moment
+from kymo.streams.readers.moments import is_moment, iso_ns
 from kymo.streams.units import known_unit, unit_in, unit_of_name
 from kymo.streams.words import NS, OUR_DAYS_S, is_number, many, some
 
@@ -47,7 +47,6 @@ _EMPATICA = {
     "bvp": ("bvp", ("bvp",), ""),
 }
 _G = 1 / 64
-_COPY = re.compile(r"[ _-]*(\(\d+\)|copy)$", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+\s*(;\s*(-?\d+,\d+|IBI)\s*)*")
 _FASTEST_HZ = 20_000
 
@@ -144,18 +143,22 @@ def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
 
 def _empatica(lines: Sequence[str], first: int, path: Path | str, name: str) -> TableHead | None:
     """The head of a file whose first row is the time at which it starts and whose second one is the rate."""
-    key, begin = _COPY.sub("", name).lower(), [line for line in lines[first : first + 6] if line.strip()]
+    words = re.findall("[a-z]+", name.lower())  # of `P01_EDA (1)` the key is eda
+    keys = [word for word in words if word in (*_EMPATICA, "tags")]
+    key = keys[0] if len(keys) == 1 else ""
+    begin = [line for line in lines[first : first + 6] if line.strip()]
     # A table program of another country has saved it.
     delimiter = ";" if all(map(_DECIMAL_COMMA.fullmatch, begin[:2])) else ","
     rows = [[cell.replace(",", ".") for cell in cells_in(line, delimiter)] for line in begin]
-    if key == "tags" and all(len(row) == 1 and _unix_unit(row[0]) == 1 for row in rows):
+    if key and len(rows) > 2 and not count_values(rows[0]) and is_number(rows[1][0]) and unix_ns(rows[1][0]):
+        first, rows = first + 1, rows[1:]  # somebody gave it a name
+    if key == "tags" and all(len(row) == 1 and is_number(row[0]) and unix_ns(row[0]) for row in rows):
         note = "its rows are the times of tags, as wristbands of Empatica write them: `tag` is 1 at each"
         head = TableHead(first, delimiter, ["t", "tag"], list(lines[first:]), Fraction(0), stream="tags", notes=[note])
         head.further = f"{delimiter}1"
         return head
-    if len(rows) < 2 or not rows[0] or not (per_second := _unix_unit(rows[0][0])):
+    if len(rows) < 2 or not rows[0] or not (start_ns := unix_ns(rows[0][0])):
         return None
-    start_ns = round(Fraction(rows[0][0]) * NS / per_second)
     if [cell.upper() for cell in rows[0][1:]] == ["IBI"]:
         note = f"row {first + 1} is the start, from which beats are counted, as wristbands of Empatica write it"
         below = list(lines[first + 1 :])
@@ -168,7 +171,7 @@ def _empatica(lines: Sequence[str], first: int, path: Path | str, name: str) -> 
     if len(starts) > 1 or len(rates) > 1 or len({*map(len, rows)}) > 1 or len(rows) < 3:
         return None
     rate = rates.pop()
-    if not is_number(rate) or not 0 < float(rate) <= _FASTEST_HZ or not all(map(is_number, chain(*rows))):
+    if not is_number(rate) or not 0 < float(rate) <= _FASTEST_HZ or not all(map(is_number, chain(*rows[1:]))):
         return None
     width = len(rows[0])
     stream, names, unit = _EMPATICA.get(key, ("", (), ""))
@@ -184,10 +187,15 @@ def _empatica(lines: Sequence[str], first: int, path: Path | str, name: str) -> 
     return head
 
 
-def _unix_unit(cell: str) -> int:
-    """How many make a second where a number is a Unix time, else 0."""
-    units = (1, 10**3, 10**6, 10**9) if is_number(cell) else ()
-    return next((unit for unit in units if OUR_DAYS_S[0] <= float(cell) / unit < OUR_DAYS_S[1]), 0)
+def unix_ns(cell: str) -> int:
+    """Unix ns of a number that is a Unix time in s, ms, µs or ns, or of a date with a time of day; 0 of what is neither."""
+    if is_number(cell):
+        units = (unit for unit in (1, 10**3, 10**6, 10**9) if OUR_DAYS_S[0] <= float(cell) / unit < OUR_DAYS_S[1])
+        return next((round(Fraction(cell) * NS / unit) for unit in units), 0)
+    try:
+        return iso_ns(cell) if is_moment(cell) and ":" in cell and cell[:4].isdecimal() else 0
+    except ValueError:
+        return 0
 
 
 def _head_behind_preface(lines: Sequence[str], begin: int, delimiter: str, path: Path | str) -> TableHead:
@@ -453,7 +461,7 @@ def _kind(rows: Cells, column: int, counting: bool = True) -> str:
     if not cells or not all(map(is_number, cells)):
         return ""
     steps = np.diff([float(cell) for cell in cells])
-    if _unix_unit(cells[0]) and (steps >= 0).all():
+    if unix_ns(cells[0]) and (steps >= 0).all():
         return "time"
     if len(steps) < _TABLE_ROWS:
         return ""

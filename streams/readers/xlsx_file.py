@@ -23,15 +23,19 @@ from kymo.streams.labels.labels import Label, canonical, interval, rename
 from kymo.streams.readers.csv_file import CsvTable
 from kymo.streams.readers.facts import Facts
 from kymo.streams.readers.files import File
+from kymo.streams.readers.head import unix_ns
 from kymo.streams.readers.keep import Keep
 from kymo.streams.readers.table import read_table
 from kymo.streams.recording import ReadOptions, Recording
-from kymo.streams.words import NS, OUR_DAYS_S, is_number, many, some
+from kymo.streams.words import NS, is_number, many, some
 
 _INFO = "info"
 _GENRES = ((4, "classical"), (8, "instrumental"), (12, "pop"))  # up to which number
 _FASTEST_HZ = 20_000
 _LARGEST = 2**30  # bytes of a workbook, unpacked
+_NO_VALUE = re.compile(  # of a formula; an empty text is one
+    rb'<c (?![^>]*t="str")[^>]*>\s*<f(?:\s[^>]*/>|/>|[^>]*>[^<]*</f>)\s*(?:<v\s*/>|<v></v>)?\s*</c>'
+)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _CLOCK_S = 1.5  # whole seconds are off by less
 
@@ -68,8 +72,8 @@ def read_xlsx(file: File, options: ReadOptions) -> Iterator[Recording]:
     """Recordings of a workbook."""
     notes = list[str]()
     sheets = {name: rows for name, rows in _sheets(file, notes).items() if rows}
-    name = next((name for name in sheets if name == file.place.stem), None)
-    name = name or next((name for name in sheets if name.lower() != _INFO), None)
+    names = [name for name in sheets if name.lower() != _INFO]
+    name = max(names, key=lambda name: _rank(name, sheets[name], file), default=None)
     if name is None:
         raise EmptyFileError("holds no sheet with rows", file.path)
     info = next((rows for sheet, rows in sheets.items() if sheet.lower() == _INFO), None)
@@ -93,6 +97,11 @@ def read_xlsx(file: File, options: ReadOptions) -> Iterator[Recording]:
         yield recording
 
 
+def _rank(name: str, rows: Rows, file: File) -> tuple[bool, ...]:
+    """How likely a sheet is the one to read."""
+    return name == file.place.stem, _signal_of(rows[:3]) is not None, len(rows) > 1
+
+
 def holds_signal(file: File) -> bool:
     """Whether it is a workbook of the second kind."""
     try:
@@ -113,14 +122,29 @@ def _sheets(file: File, notes: list[str], most: int | None = None) -> dict[str, 
     with file.open() as raw, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of styles
         try:
-            if sum(item.file_size for item in zipfile.ZipFile(raw).infolist()) > _LARGEST:
+            archive = zipfile.ZipFile(raw)
+            if sum(item.file_size for item in archive.infolist()) > _LARGEST:
                 raise SourceError("unpacks to more than 1 GiB, expected less; save it as CSV", file.path)
-            book = openpyxl.load_workbook(raw, read_only=True, data_only=True)
-            sheets = {
-                sheet.title: [*_cells(sheet.iter_rows(max_row=most, values_only=True), texts)]
-                for sheet in book.worksheets
-            }
-        except (zipfile.BadZipFile, KeyError, ValueError, TypeError, OSError, EOFError, SyntaxError) as error:
+            parts = [name for name in archive.namelist() if "worksheets/" in name and not most]
+            if lost := sum(len(_NO_VALUE.findall(archive.read(name))) for name in parts):
+                wrong = f"holds {many(lost, 'formula')} without a stored value; open it in a table program and save it there"
+                raise SourceError(wrong, file.path)
+            book, sheets = openpyxl.load_workbook(raw, read_only=True, data_only=True), dict[str, list[list[str]]]()
+            for sheet in sorted(book.worksheets, key=lambda sheet: sheet.sheet_state != "visible"):
+                sheet.reset_dimensions()  # cells far away may have a format alone
+                rows = sheets[sheet.title] = [*_cells(sheet.iter_rows(max_row=most, values_only=True), texts)]
+                while rows and not rows[-1]:
+                    rows.pop()
+        except (
+            zipfile.BadZipFile,
+            AttributeError,
+            KeyError,
+            ValueError,
+            TypeError,
+            OSError,
+            EOFError,
+            SyntaxError,
+        ) as error:
             raise SourceError(f"is no whole workbook ({str(error)[:100]}); save it anew", file.path) from None
     if texts[0]:
         notes.append(f"{many(texts[0], 'number')} in cells of text, first in row {texts[1]}: read as numbers")
@@ -129,8 +153,10 @@ def _sheets(file: File, notes: list[str], most: int | None = None) -> dict[str, 
 
 def _cells(rows: Any, texts: list[int]) -> Iterator[list[str]]:
     for row, values in enumerate(rows, 1):
-        cells = list(map(_cell, values))
-        for n, value in enumerate(values):
+        cells = list(
+            map(_cell, values[: max((n + 1 for n, value in enumerate(values) if value is not None), default=0)])
+        )
+        for n, value in enumerate(values[: len(cells)]):
             if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(cells[n]):
                 cells[n] = cells[n].replace(",", ".")
             if isinstance(value, str) and is_number(cells[n]):
@@ -149,13 +175,9 @@ def _text(rows: Rows) -> io.StringIO:
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     width = max((n + 1 for row in rows for n, cell in enumerate(row) if cell), default=0)
-    writer.writerows(row[:width] if any(row) else [] for row in rows)
+    writer.writerows([*row, *[""] * width][:width] if any(row) else [] for row in rows)
     text.seek(0)
     return text
-
-
-def _is_unix(cell: str) -> bool:
-    return is_number(cell) and OUR_DAYS_S[0] <= float(cell) < OUR_DAYS_S[1]
 
 
 def _signal_of(rows: Rows) -> _Signal | None:
@@ -165,12 +187,12 @@ def _signal_of(rows: Rows) -> _Signal | None:
     heads = [
         n
         for n, (start, rate) in enumerate(zip(rows[0], rows[1], strict=False))
-        if _is_unix(start) and is_number(rate) and 0 < float(rate) <= _FASTEST_HZ
+        if unix_ns(start) and is_number(rate) and 0 < float(rate) <= _FASTEST_HZ
     ]
     if len(heads) != 1:
         return None
     (column,) = heads
-    start, rate = Fraction(rows[0][column]), Fraction(rows[1][column])
+    start_ns, rate = unix_ns(rows[0][column]), Fraction(rows[1][column])
     cells = [row[column] if column < len(row) else "" for row in rows[2:]]
     last, notes = max((n for n, cell in enumerate(cells) if cell), default=-1), list[str]()
     if last + 1 < len(cells):
@@ -180,14 +202,15 @@ def _signal_of(rows: Rows) -> _Signal | None:
         notes.append(f"{many(len(words), 'cell')} with text in place of a number, missing, first in row {words[0] + 3}")
         cells = [cell if is_number(cell) else "" for cell in cells]
     for n in range(max(map(len, rows))):
-        stamps = [(i, row[n]) for i, row in enumerate(rows[2:]) if n != column and n < len(row) and _is_unix(row[n])]
-        away = ((i, float(stamp) - float(start) - i / float(rate)) for i, stamp in stamps)
+        at = (unix_ns(row[n]) if n != column and n < len(row) else 0 for row in rows[2:])
+        stamps = [(i, stamp_ns) for i, stamp_ns in enumerate(at) if stamp_ns]
+        away = ((i, (stamp_ns - start_ns) / NS - i / float(rate)) for i, stamp_ns in stamps)
         if 2 * len(stamps) > len(cells) and (far := next((at for at in away if abs(at[1]) > _CLOCK_S), None)):
             notes.append(
                 f"the stamps in column {n + 1} are {far[1]:+.0f} s from what the rate gives, first in row {far[0] + 3}: the clock jumped, "
                 "or samples are lost; the rate counts, doubtful"
             )
-    return _Signal(round(start * NS), rate, cells[: last + 1], notes)
+    return _Signal(start_ns, rate, cells[: last + 1], notes)
 
 
 def _pieces(rows: Rows, notes: list[str]) -> list[_Piece]:
@@ -195,13 +218,13 @@ def _pieces(rows: Rows, notes: list[str]) -> list[_Piece]:
     pieces = list[_Piece]()
     for row, cells in enumerate(rows, 1):
         numbers = [Fraction(cell) for cell in cells if is_number(cell)]
-        times = [number for number in numbers if _is_unix(str(float(number)))]
+        times = [at for cell in cells if (at := unix_ns(cell))]
         small = [int(number) for number in numbers if 0 < number < 1000 and number.denominator == 1]
         if len(times) != 2 or not small or times[0] >= times[1]:
             if any(cells) and (row > 1 or numbers):
                 notes.append(f"row {row} of `info` is no number, start and end: left out")
             continue
-        pieces.append(_Piece(small[0], len(pieces) + 1, *(round(at * NS) for at in times)))
+        pieces.append(_Piece(small[0], len(pieces) + 1, *times))
     for first, second in pairwise(pieces):
         if second.start_ns < first.end_ns:
             seconds = (first.end_ns - second.start_ns) / NS

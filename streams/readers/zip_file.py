@@ -64,7 +64,8 @@ class ZipFolder:
             EOFError,
             OSError,
         ) as error:
-            raise SourceError(f"cannot be unpacked ({error}); unpack it first, or copy it again", path) from None
+            why = "it needs a password" if member.flag_bits & 1 else error
+            raise SourceError(f"cannot be unpacked ({why}); unpack it first, or copy it again", path) from None
         unpacked.seek(0)
         return unpacked
 

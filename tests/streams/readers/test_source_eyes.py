@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from physio_files import START, e4_files, eye_rows, write_e4, write_rows, write_workbook
+from verbs import invoke
 
 from kymo.streams.readers import read
 from kymo.streams.recording import InputOptions, ReadOptions, Recording
@@ -49,6 +50,24 @@ def test_blinks_are_missing_whoever_writes_the_file(tmp_path: Path, tracker: str
     assert any("blinks are missing" in note for note in recording.notes)
 
 
+@pytest.mark.parametrize(
+    ("names", "lost"),
+    [
+        (("L Pupil Diameter [mm]", "R Pupil Diameter [mm]", "L Validity", "R Validity"), 0),  # SMI
+        (("L Mapped Diameter [mm]", "R Mapped Diameter [mm]", "L Validity", "R Validity"), 0),
+        (("LPUPILD", "RPUPILD", "LPUPILV", "RPUPILV"), 0),  # Gazepoint's interface
+        (("ET_PupilLeft", "ET_PupilRight", "ET_ValidityLeftEye", "ET_ValidityRightEye"), 4),  # iMotions
+        (("pupil_left", "pupil_right", "Blink detected (binary)", "note"), 1),
+    ],
+)
+def test_what_a_flag_says_is_missing(tmp_path: Path, names: tuple[str, ...], lost: int) -> None:
+    valid = 1 if lost == 0 else 0
+    rows = [[i / 60, 3.0, 3.5, *[lost if 30 <= i < 40 else valid] * 2] for i in range(1200)]
+    recording = one(write_rows(tmp_path / "pupils.csv", [["time_s", *names], *rows]))
+    expected = np.where((np.arange(1200) >= 30) & (np.arange(1200) < 40), np.nan, 3.25)
+    np.testing.assert_array_equal(samples(recording, 60), expected)
+
+
 def test_one_eye_alone_is_the_pupil(tmp_path: Path) -> None:
     rows = [("t", "pupil [mm]", "blink"), *((i / 60, 0 if 30 <= i < 36 else 3, int(36 <= i < 40)) for i in range(600))]
     (stream,) = one(write_rows(tmp_path / "a.csv", rows)).streams
@@ -87,7 +106,7 @@ def test_other_signals_beside_a_pupil_stay(tmp_path: Path) -> None:
     assert np.isnan(stream.data[9, 1])
 
 
-SHEET: list[list[object]] = [[START, None], [4, None], *([1.5, START + i // 4] for i in range(80))]
+SHEET: list[list[object]] = [[START, None], [4, None], *([1.5 + i % 7 / 10, START + i // 4] for i in range(80))]
 INFO = [[5, START + 1, START + 9], [1, START + 10, START + 19]]
 
 
@@ -125,6 +144,15 @@ def test_a_recipe_takes_the_streams_of_several_devices_and_the_labels_of_all(tmp
         "pupil": 3.1,
     }
     assert [label.label for label in recording.labels] == ["instrumental", "classical"]
+
+
+def test_a_recipe_made_from_several_devices_takes_a_signal_once(tmp_path: Path) -> None:
+    devices(tmp_path / "P07", "E4")
+    said = invoke("init", "several", "--from", tmp_path / "P07", "--out", tmp_path).output
+    text = (tmp_path / "several.toml").read_text()
+    assert 'stream = "eda"' in text
+    assert 'stream = "eda.sheet"' not in text
+    assert "also there: eda.sheet" in said
 
 
 def test_without_the_wristband_the_spreadsheet_has_the_signal(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import openpyxl
 import pytest
 from documents import SHARED
 from physio_files import START, e4_files, write_e4, write_workbook
@@ -97,6 +99,25 @@ def test_a_table_program_of_another_country_has_saved_it(tmp_path: Path) -> None
         assert stream.start_ns == other.start_ns
 
 
+@pytest.mark.parametrize("name", ["P01_EDA.csv", "EDA (1).csv", "EDA - P01.csv"])
+def test_a_name_around_that_of_the_sensor_changes_nothing(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(e4_files()["EDA.csv"])
+    (stream,) = one(tmp_path / name).streams
+    assert (stream.header.format.stream, stream.header.format.units, stream.count) == ("eda", ("uS",), 80)
+
+
+@pytest.mark.parametrize("start", ["2023-11-14 22:13:20", f"{START}000", f"EDA\n{START}"])
+def test_a_start_that_a_table_program_changed_is_the_same_moment(tmp_path: Path, start: str) -> None:
+    text = e4_files()["EDA.csv"].replace(f"{START}.000000", start)
+    streams = {s.header.format.stream: s for s in one(write_e4(tmp_path / "s", e4_files(EDA=text))).streams}
+    assert (streams["eda"].start_ns, streams["eda"].count) == (START * NS, 80)
+
+
+def test_a_folder_of_a_packing_program_is_no_recording(tmp_path: Path) -> None:
+    write_e4(tmp_path / "s" / "__MACOSX", {"EDA.csv": "\0"})
+    assert all_of(write_e4(tmp_path / "s"))[1] == []
+
+
 def test_copies_are_passed_over(tmp_path: Path) -> None:
     files = e4_files()
     write_e4(tmp_path / "night", files | {"EDA (1).csv": files["EDA.csv"]})
@@ -167,6 +188,10 @@ def test_units_that_are_said_are_no_doubt_where_they_are_known(tmp_path: Path) -
     (in_siemens, in_ohm), _ = all_of(tmp_path / "a.csv", tmp_path / "b.csv", options=options)
     assert not [note for note in in_siemens.notes if "doubtful" in note]
     assert "eda: it is in kOhm, where uS is usual, and not converted, doubtful" in in_ohm.notes
+
+
+def utc(seconds: object) -> datetime:
+    return datetime.fromtimestamp(float(str(seconds)), UTC).replace(tzinfo=None)
 
 
 INFO = [(9, START + 10.25, START + 20.25), (10, START + 30, START + 40.5), (1, START + 41, START + 50)]
@@ -260,6 +285,42 @@ def test_marks_of_open_workbooks_are_passed_over(tmp_path: Path) -> None:
         recordings, told = all_of(*paths)
         assert [recording.session for recording in recordings] == ["P07"]
         assert "~$P07.xlsx: is no workbook, but the mark" in told[0]
+
+
+def test_the_sheet_that_holds_a_signal_is_read_and_its_times_may_be_dates(tmp_path: Path) -> None:
+    info = [("piece", "from", "to"), *((piece, *map(utc, times)) for piece, *times in INFO)]
+    signal = [[utc(START)], *([row[0]] for row in sheet()[1:])]
+    recording = one(write_workbook(tmp_path / "P07.xlsx", {"remarks": [("none",)], "a": signal, "info": info}))
+    (tmp_path / "same").mkdir()
+    same = one(write_workbook(tmp_path / "same" / "P07.xlsx", {"P07": sheet(), "info": INFO}))
+    assert recording.start_ns == START * NS
+    assert [(label.start_ns, label.label) for label in recording.labels] == [
+        (label.start_ns, label.label) for label in same.labels
+    ]
+
+
+def test_cells_far_away_that_hold_nothing_take_no_room(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    for row in [("t", "x"), *((i / 10, i) for i in range(20))]:
+        book.active.append(row)
+    book.active.cell(300_000, 9_000).number_format = "0.0"  # 300,000 × 9,000 cells, were they kept
+    book.save(tmp_path / "a.xlsx")
+    assert counts(one(tmp_path / "a.xlsx")) == {"sensor": 20}
+
+
+def test_a_sheet_that_is_seen_comes_before_one_that_is_hidden(tmp_path: Path) -> None:
+    path = write_workbook(tmp_path / "walk.xlsx", {name: [("t", "x"), (0, n), (1, n)] for n, name in enumerate("ab")})
+    book = openpyxl.load_workbook(path)
+    book["a"].sheet_state = "hidden"
+    book.active = 1
+    book.save(path)
+    assert one(path).streams[0].data.tolist() == [[1], [1]]
+
+
+def test_formulas_that_nobody_worked_out_are_refused(tmp_path: Path) -> None:
+    rows = [("t", "x", "y"), *((i / 10, i, f"=B{i + 2}*2") for i in range(9))]
+    with pytest.raises(SourceError, match="9 formulas without a stored value"):
+        one(write_workbook(tmp_path / "a.xlsx", {"a": rows}))
 
 
 def test_any_table_in_a_workbook_is_read_as_csv_is(tmp_path: Path) -> None:
