@@ -73,6 +73,8 @@ class CrnnRun:
         cached = self.net.fixed  # what a frozen backbone sees never changes
         self.windows = model.features(clips.samples.windows) if cached else clips.samples.windows
         self.net.takes_features = cached
+        if cached:
+            model.scale(clips.side(False, self.windows).windows)
         learned = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
         p = model.parameters
         self.optimiser = torch.optim.AdamW(learned, p["learning_rate"], weight_decay=p["weight_decay"])

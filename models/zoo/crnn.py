@@ -99,8 +99,11 @@ class Crnn(TorchArchitecture):
         """Learn; of a frozen backbone what it sees is computed once."""
         net: CrnnNetwork = self.model
         before = net.takes_features
+        if net.fixed:
+            features = self.features(training.windows)
+            self.scale(features)
         if net.fixed and options.augment is None:
-            training = replace(training, windows=self.features(training.windows))
+            training = replace(training, windows=features)
             validation = validation and replace(validation, windows=self.features(validation.windows))
             net.takes_features = True
         try:
@@ -112,6 +115,17 @@ class Crnn(TorchArchitecture):
         """What the backbone sees in each frame, ``(n, frames, features)``; NaN in frames that are padding."""
         backbone = _FramesOnly(self.model)
         return np.concatenate([predict_torch(backbone, windows[i : i + 1]) for i in range(len(windows))])
+
+    def scale(self, features: Array) -> None:
+        """Have what a frozen backbone with fresh weights sees standardised by these features.
+
+        It hardly varies from frame to frame, and batch normalisation's running means would lag behind by more than that.
+        """
+        if self.parameters["frozen"] and not self.parameters["weights"]:
+            scale, values = self.model.encoder["scale"], features.astype(np.float64)
+            spread = np.nanstd(values, axis=(0, 1))
+            scale.mean.copy_(torch.from_numpy(np.nanmean(values, axis=(0, 1))))
+            scale.deviation.copy_(torch.from_numpy(np.where(spread > 0, spread, 1)))
 
     def export(self, path: Path, input_name: str, output_name: str) -> None:
         """Write ONNX with a free batch size; of a stateful network one that takes and gives its state."""
@@ -151,7 +165,7 @@ class CrnnNetwork(nn.Module):
         for i in range(len(p["dense"])):
             dense += [nn.Linear(widths[i], widths[i + 1]), nn.BatchNorm1d(widths[i + 1], momentum=0.01), nn.ReLU()]
         dense += [nn.Dropout(p["dropout"]), nn.Linear(widths[-1], p["embedding"])]
-        self.encoder = nn.ModuleDict({"backbone": backbone, "dense": nn.Sequential(*dense)})
+        self.encoder = nn.ModuleDict({"backbone": backbone, "scale": _Scale(width), "dense": nn.Sequential(*dense)})
         last: list[nn.Module] = [nn.Linear(p["units"], p["decoder"]), nn.ReLU()] if p["decoder"] else []
         last += [nn.Dropout(p["dropout"]), nn.Linear(p["decoder"] or p["units"], columns)]
         lstm = nn.LSTM(p["embedding"], p["units"], p["layers"], batch_first=True)
@@ -192,7 +206,8 @@ class CrnnNetwork(nn.Module):
 
     def hidden(self, features: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Any]:
         """LSTM outputs ``(n, frames, units)`` and the state behind them."""
-        embedded = self.encoder["dense"](features.flatten(0, 1)).unflatten(0, features.shape[:2])
+        scaled = self.encoder["scale"](features.flatten(0, 1))
+        embedded = self.encoder["dense"](scaled).unflatten(0, features.shape[:2])
         out: tuple[Tensor, Any] = self.decoder["lstm"](embedded, state)
         return out
 
@@ -200,6 +215,22 @@ class CrnnNetwork(nn.Module):
         """Logits; probabilities where they are to go through a softmax once more."""
         logits: Tensor = self.decoder["dense"](hidden)
         return logits.softmax(1) if "softmax" in self.quirks else logits
+
+
+class _Scale(nn.Module):
+    """Features relative to a mean and a deviation, which are learned before all else, or 0 and 1."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Turn ``(n, features)`` into the same."""
+        return (features - self.mean) / self.deviation
 
 
 class _FramesOnly(nn.Module):

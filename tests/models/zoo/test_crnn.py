@@ -68,6 +68,16 @@ def test_a_frozen_backbone_keeps_its_weights_and_learns_the_same_with_and_withou
     assert "what it sees is random" in cached.notes[0]
 
 
+def test_what_a_fresh_frozen_backbone_sees_is_learned_although_it_hardly_varies() -> None:
+    """Batch normalisation's running means move by a hundredth a batch; what was learned must hold when they are used."""
+    classes = np.arange(48) % 3
+    windows = 128 + 3 * np.random.default_rng(0).standard_normal((48, 6, 12, 12, 3)).astype(np.float32)
+    windows[..., 0] += 8 * classes[:, None, None, None]
+    model = network(dense=(64, 32), embedding=16, units=16, layers=1, decoder=0)
+    model.fit(Samples(windows, classes), None, FitOptions(epochs=25, schedule="none"), lambda _: None)
+    assert (model.predict(windows).argmax(1) == classes).mean() > 0.9
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_black_frames_at_the_end_are_padding(frozen: bool) -> None:
     model, padded = learn(network(frozen=frozen)), clips()
