@@ -3,8 +3,8 @@ by its name."""
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, TypedDict
 
 from kymo.streams.chunk import DTYPES
@@ -101,8 +101,8 @@ def plain_name(name: str) -> str:
 def version_of(package: str) -> str:
     """Empty where it is not installed."""
     try:
-        return version(package)
-    except PackageNotFoundError:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
         return ""
 
 

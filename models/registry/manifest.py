@@ -12,8 +12,6 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kymo.streams.errors import BundleError, MessageError
 from kymo.streams.files import RULE, is_file_name, is_inside
 from kymo.streams.messages import MAX_FILE_BYTES, read_object
@@ -103,7 +101,7 @@ def as_json(value: Any) -> Any:
     """Turn a value into what JSON can say; a number that is none, such as the score of nothing, is null."""
     if is_dataclass(value):
         value = {member.name: getattr(value, member.name) for member in fields(value)}
-    if isinstance(value, np.ndarray | np.generic):
+    if hasattr(value, "tolist"):  # of numpy, which the verb `models` need not load
         value = value.tolist()
     if isinstance(value, Mapping):
         return {key: as_json(inner) for key, inner in value.items()}

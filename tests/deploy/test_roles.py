@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -44,13 +43,13 @@ def test_a_recipe_whose_sessions_cannot_be_stored_is_refused_with_the_sum(tmp_pa
     _, folder = lab_recipe(tmp_path)
     bundle, recipe = load_bundle(folder), parse_recipe(JOINED)
     with pytest.raises(RecipeError) as told:
-        check_waiting(recipe, dataclasses.replace(bundle, chain=recipe.chain))
+        check_waiting(recipe, recipe.chain)
     # 60 s of 100 ticks of 5 numbers; 600 s of 100 ticks of 1, and of 1,000 samples of 4.
     assert "its steps and window take 0.1, and what waits for lateness_s = 600 `eda` 0.2, `eeg` 9.2" in str(told.value)
     assert "may hold 9.5 MiB, and a snapshot 7.9" in str(told.value)
     short = parse_recipe(JOINED.replace("600", "30"))
-    check_waiting(short, dataclasses.replace(bundle, chain=short.chain))
-    check_waiting(recipe, bundle)  # one input is read again
+    check_waiting(short, short.chain)
+    check_waiting(recipe, bundle.chain)  # one input is read again
 
 
 def test_how_long_is_waited_is_the_recipes(tmp_path: Path) -> None:

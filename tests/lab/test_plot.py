@@ -219,7 +219,7 @@ def test_the_verb_draws_a_part_as_png(file: Path, tmp_path: Path) -> None:
     ("arguments", "status", "said"),
     [
         (("--out", "x.png"), 1, "a PNG shows one session; name one with --session (one, two …)"),
-        (("--out", "x.gif"), 2, "ends in .html or .png"),
+        (("--out", "x.svg"), 2, "ends in .html or .png"),
         (("--session", "three"), 1, "no session `three`; there are one, two"),
         (("--stream", "eda"), 1, "session one has no stream `eda`, only sensor"),
         (("--start", "100"), 1, "no stream has a sample there"),

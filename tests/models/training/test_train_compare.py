@@ -266,7 +266,7 @@ def test_none_and_one_that_is_not_known(vectors: Path, tmp_path: Path) -> None:
     request = TrainRequest((str(vectors),), out=tmp_path / "bundle", report=False)
     trained = train(parse_recipe(f"{LENGTHS}compare = []\n"), request)
     assert [candidate.name for candidate in trained.record.candidates] == ["minirocket"]
-    with pytest.raises(TrainingError, match=r"architecture 'magnitude': expected one of ast, magnitude_rule"):
+    with pytest.raises(TrainingError, match=r"architecture 'magnitude': expected one of ast, crnn, magnitude_rule"):
         train(parse_recipe(f'{LENGTHS}compare = ["magnitude"]\n'), request)
 
 
