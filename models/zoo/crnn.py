@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from kymo.models.onnx_model import NEXT_STATE, STATE
 from kymo.models.training.fit_torch import predict_torch
 from kymo.models.zoo import Epoch, FitOptions, Range, Samples
-from kymo.models.zoo.onnx_graph import OPSET, clean_onnx
-from kymo.models.zoo.torch_common import TorchArchitecture
+from kymo.models.zoo.torch_common import TorchArchitecture, write_onnx
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import TrainingError
 from kymo.streams.schema import Amount, Below1, Count, Positive, Rules, Whole
@@ -132,18 +131,8 @@ class Crnn(TorchArchitecture):
         if not self.parameters["stateful"]:
             super().export(path, input_name, output_name)
             return
-        program = torch.onnx.export(
-            _Stateful(self.model).eval(),
-            (torch.zeros(1, *self.shape), torch.zeros(1, self.model.state_size)),
-            input_names=[input_name, STATE],
-            output_names=[output_name, NEXT_STATE],
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-        assert program is not None
-        path.write_bytes(clean_onnx(program.model_proto))
+        inputs = (torch.zeros(1, *self.shape), torch.zeros(1, self.model.state_size))
+        write_onnx(path, _Stateful(self.model), inputs, [input_name, STATE], [output_name, NEXT_STATE])
 
 
 class CrnnNetwork(nn.Module):

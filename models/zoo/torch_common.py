@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from kymo.models.training.fit_torch import fit_torch, predict_torch
 from kymo.models.zoo.network import Network
@@ -40,17 +41,24 @@ class TorchArchitecture(Network):
         return file.getvalue()
 
     def export(self, path: Path, input_name: str, output_name: str) -> None:
-        self.model.eval()
-        program = torch.onnx.export(
-            self.model,
-            (torch.zeros(2, *self.shape),),
-            input_names=[input_name],
-            output_names=[output_name],
-            dynamic_shapes=({0: torch.export.Dim("n")},),
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-        assert program is not None
-        path.write_bytes(clean_onnx(program.model_proto))
+        free = ({0: torch.export.Dim("n")},)
+        write_onnx(path, self.model, (torch.zeros(2, *self.shape),), [input_name], [output_name], dynamic_shapes=free)
+
+
+def write_onnx(
+    path: Path, model: nn.Module, inputs: tuple[Tensor, ...], names: Sequence[str], outputs: Sequence[str], **more: Any
+) -> None:
+    """Write a module as it judges, from inputs of the shapes that it takes."""
+    program = torch.onnx.export(
+        model.eval(),
+        inputs,
+        input_names=names,
+        output_names=outputs,
+        opset_version=OPSET,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+        **more,
+    )
+    assert program is not None
+    path.write_bytes(clean_onnx(program.model_proto))
