@@ -11,6 +11,7 @@ kind                  defined on          what it does to a window
 ``time_mask``         any                 sets a stretch of rows to 0
 ``bin_mask``          spectrograms        sets a stretch of bins to 0
 ``modality_dropout``  joins behind mask   takes inputs away, never all of them
+``pose``              joints              mirrors and turns bodies, moves joints a little, loses some
 ====================  ==================  =======================================================================
 
 Signals are ``(n, time, channels)``, spectrograms ``(n, time, bins, channels)``. They act on what the model is given: behind
@@ -32,8 +33,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.processors.steps.maps import Mask
+from kymo.processors.steps.pose import Joints
 from kymo.streams.chunk import Array, Format
-from kymo.streams.errors import TrainingError
+from kymo.streams.errors import FormatError, TrainingError
 from kymo.streams.schema import Rules, Share
 
 Random = np.random.Generator
@@ -247,6 +249,58 @@ class ModalityDropout(Variation):
         return out
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pose(Variation):
+    """A body as seen from elsewhere, by another estimator: of joints about the middle of the hips, all frames of a window alike.
+
+    Channels ``NAME_found``, and joints at (0, 0), which were not found, go with their joints.
+    """
+
+    mirror: Share = 0.5  # probability that left and right change places
+    degrees: Annotated[float, Rules(minimum=0, maximum=180)] = 10.0  # largest turn in the image
+    share: Factor = 0.1  # larger or smaller by up to it
+    noise: Factor = 0.05  # of each coordinate, normal, in lengths of the torso
+    lost: Share = 0.05  # probability that a joint is not found
+
+    def fit(self, fmt: Format, inputs: Inputs) -> Callable[[Windows, Random], Windows]:
+        try:
+            joints = Joints("defined on joints", fmt.channels)
+        except FormatError as error:
+            raise TrainingError(f"[[train.augment]] pose: {error}") from None
+        found = [fmt.channels.index(f"{name}_found") for name in joints.names if f"{name}_found" in fmt.channels]
+        if len(fmt.shape) != 1 or len(found) not in (0, len(joints.names)):
+            raise TrainingError(
+                "[[train.augment]] pose: defined on (time, channels), with all NAME_found or none of them"
+            )
+        return lambda windows, random: self._varied(windows, random, joints, found)
+
+    def _varied(self, windows: Windows, random: Random, joints: Joints, found: list[int]) -> Windows:
+        count, out = len(windows), windows.copy()
+        x, y, there = joints.places(windows)  # (n, time, joints)
+        if found:
+            there = windows[..., found] > 0
+        others = [joints.names.index(_other_side(name, joints.names)) for name in joints.names]
+        mirrored = (random.random(count) < self.mirror)[:, None, None]
+        x, y, there = (np.where(mirrored, values[..., others], values) for values in (x, y, there))
+        x = np.where(mirrored, -x, x)
+        bound = np.log1p(self.share)
+        size = np.exp(random.uniform(-bound, bound, (count, 1, 1)))
+        angle = np.deg2rad(random.uniform(-self.degrees, self.degrees, (count, 1, 1)))
+        cos, sin = size * np.cos(angle), size * np.sin(angle)
+        noise = self.noise * random.standard_normal((2, count, 1, len(joints.names)))
+        there = there & (random.random((count, 1, len(joints.names))) >= self.lost)
+        joints.put(out, cos * x - sin * y + noise[0], sin * x + cos * y + noise[1], there)
+        if found:
+            out[..., found] = there
+        return out
+
+
+def _other_side(name: str, names: Sequence[str]) -> str:
+    left, right = "left_", "right_"
+    other = right + name.removeprefix(left) if name.startswith(left) else left + name.removeprefix(right)
+    return other if name.startswith((left, right)) and other in names else name
+
+
 def three_axes(channels: Sequence[str]) -> list[tuple[str, str, str]]:
     """Find the triples of channels whose names differ only in one letter, x, y, z.
 
@@ -279,6 +333,7 @@ KINDS: dict[str, type[Variation]] = {
     "time_mask": TimeMask,
     "bin_mask": BinMask,
     "modality_dropout": ModalityDropout,
+    "pose": Pose,
 }
 #: Any of them, as ``[[train.augment]]`` says it.
 Augmentation = Annotated[Variation, Rules(kinds=KINDS)]

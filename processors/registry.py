@@ -18,6 +18,7 @@ from kymo.processors.steps.images import Decode, Encode
 from kymo.processors.steps.maps import Decibels, Log, Mask, Scale, Select, Standardise
 from kymo.processors.steps.mel import AudioFbank, LogMel, Mel
 from kymo.processors.steps.peaks import Beats, Features, Peaks, Rate
+from kymo.processors.steps.pose import EquallySpaced, FillJoints, JointFeatures, NormalisePose, OneEuro
 from kymo.processors.steps.resample import Resample
 from kymo.processors.steps.spectrogram import Spectrogram
 from kymo.processors.windows import PaddedWindows, Windows
@@ -56,6 +57,11 @@ _ALL: tuple[type[Spec], ...] = (
     Rate,
     Features,
     Animation,
+    FillJoints,
+    NormalisePose,
+    OneEuro,
+    JointFeatures,
+    EquallySpaced,
 )
 STEPS: dict[str, type[Spec]] = {spec.name: spec for spec in _ALL}
 

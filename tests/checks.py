@@ -24,7 +24,7 @@ from kymo.processors.steps.images import Decode, Encode
 from kymo.processors.steps.maps import Scale
 from kymo.processors.steps.spectrogram import Spectrogram
 from kymo.processors.windows import PaddedWindows, Windows
-from kymo.streams.chunk import Array, Chunk, Format, Window
+from kymo.streams.chunk import Array, Chunk, Format, Window, signal_format
 from kymo.streams.recording import StreamData
 
 Key = tuple[Any, ...]
@@ -84,6 +84,8 @@ COLUMNS = Format("spectrogram", ("a", "b"), ("g", "g"), Fraction(10), "float32",
 IMAGES = Format("video", ("red", "green", "blue"), (), Fraction(15), "jpeg", ())
 PIXELS = replace(IMAGES, dtype="uint8", shape=(4, 5, 3))
 G = ("g", "g")
+_BODY = tuple(f"left_{joint}_{axis}" for joint in ("shoulder", "hip", "knee") for axis in "xy")
+POSE = signal_format("pose", _BODY, 10, "float64", ("px",) * 6)
 STEP_EXAMPLES: list[tuple[str, dict[str, Any], Format]] = [
     ("derived", {}, COLUMNS),
     ("spectrogram", {"nperseg": 8, "noverlap": 6}, imu()),
@@ -184,6 +186,14 @@ STEP_EXAMPLES: list[tuple[str, dict[str, Any], Format]] = [
         },
         imu(1, "float64"),
     ),
+    ("fill_joints", {"longest_s": 0.3}, POSE),
+    ("fill_joints", {"by": "line", "longest_s": 0.2, "channels": ("left_hip_x", "left_hip_y")}, POSE),
+    ("normalise_pose", {"found": True, "place": True, "limit": 3}, POSE),
+    ("normalise_pose", {"by": "image", "width": 640, "height": 480}, replace(POSE, dtype="int16")),
+    ("one_euro", {"beta": 0.1}, POSE),
+    ("joint_features", {"velocities": True}, POSE),
+    ("equally_spaced", {}, POSE),
+    ("equally_spaced", {"frames": 4, "stride": 3}, imu()),
     ("deviation", {"channels": ("c1", "c0"), "joint": ("c0", "c1"), "usual": (1.5, -2.0)}, imu(3, "int16")),
 ]
 

@@ -61,12 +61,18 @@ class KerasArchitecture(Network):
 
 
 class KerasGraph(Graph):
-    """The ONNX graph of a Keras model; `endless` where it goes on from ``state`` to ``next_state``."""
+    """The ONNX graph of a Keras model; `endless` where it goes on from ``state`` to ``next_state``, `half` where kernels are float16."""
 
-    def __init__(self, endless: bool = False) -> None:
+    def __init__(self, endless: bool = False, half: bool = False) -> None:
         super().__init__()
+        self.half = half
         self.endless, self.size = endless, 0  # numbers of the state that layers have taken so far
         self.after: list[str] = []  # what they leave behind, ``(1, n, units)`` each
+
+    def constant(self, value: Any) -> str:
+        if not self.half or np.ndim(value) < 3:  # biases and the like
+            return super().constant(value)
+        return self.node("Cast", [super().constant(np.asarray(value, np.float16))], to=1)  # float32
 
     def remembered(self, units: int) -> str:
         """Cut the next piece out of the state, as ``(1, n, units)``."""
@@ -95,12 +101,12 @@ class KerasGraph(Graph):
         return self.node("Add", [self.node("Mul", [value, factors]), terms])
 
 
-def keras_to_onnx(model: Any, input_name: str, output_name: str, hop: int = 0) -> bytes:
+def keras_to_onnx(model: Any, input_name: str, output_name: str, hop: int = 0, half: bool = False) -> bytes:
     """Write a functional Keras model with one input and one output ``(n, columns)`` as ONNX, its batch free, and its time where it is so.
 
     With a `hop` it takes so many samples and the ``state`` before them, ``(n, size)``, and gives the ``next_state`` too.
     """
-    graph = KerasGraph(endless=hop > 0)
+    graph = KerasGraph(hop > 0, half)
     (source,), (target,) = model.inputs, model.outputs
     names = {id(source): graph.node("Transpose", [input_name], perm=_first(len(source.shape)))}
     for layer in model.operations:  # each behind those that it needs
@@ -173,7 +179,8 @@ def _batch_norm(graph: KerasGraph, layer: Any, inputs: list[str]) -> str:
     mean, variance = layer.moving_mean.numpy(), layer.moving_variance.numpy()
     gamma = layer.gamma.numpy() if layer.scale else np.ones_like(mean)
     beta = layer.beta.numpy() if layer.center else np.zeros_like(mean)
-    return graph.node("BatchNormalization", [*inputs, gamma, beta, mean, variance], epsilon=float(layer.epsilon))
+    # Which steps are padding says a second input, which counts in training alone.
+    return graph.node("BatchNormalization", [inputs[0], gamma, beta, mean, variance], epsilon=float(layer.epsilon))
 
 
 def _padding(graph: KerasGraph, layer: Any, inputs: list[str]) -> str:

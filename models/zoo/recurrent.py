@@ -41,7 +41,9 @@ class RecurrentParameters:
     patch_width: Count = 32
     masking: bool = True
     stateful: bool = False
-    dropout: Below1 = 0.5
+    batch_norm: bool = False
+    half: bool = False
+    dropout: Annotated[Below1 | tuple[Below1, ...], Rules(expected="a number from 0 to below 1, or one a place")] = 0.5
     learning_rate: Positive = 1e-3
     weight_decay: Amount = 0.0
     batch_size: Count = 32
@@ -51,6 +53,12 @@ class RecurrentParameters:
         if isinstance(self.units, tuple) and len(self.units) != self.layers:
             why = f"layers = {self.layers}, but units has {len(self.units)}; leave layers out"
             raise SchemaError(("layers",), why=why)
+        places = self.layers + (self.dense > 0)
+        if isinstance(self.dropout, tuple) and len(self.dropout) != places:
+            why = (
+                f"dropout has {len(self.dropout)} numbers; expected one behind each layer, the dense one too: {places}"
+            )
+            raise SchemaError(("dropout",), why=why)
 
 
 _NEVER = -1e9  # a score whose exponential is 0
@@ -74,7 +82,7 @@ class Recurrent(KerasArchitecture):
         units = parameters.get("units")
         layers = {"layers": len(units)} if isinstance(units, list | tuple) else {}
         p = super().read({**layers, **parameters})
-        return p | {"units": list(p["units"])} if layers else p
+        return p | {name: list(p[name]) for name in ("units", "dropout") if isinstance(p[name], tuple)}
 
     def build(self) -> Any:
         p, rows = self.parameters, self.shape[0]
@@ -87,19 +95,23 @@ class Recurrent(KerasArchitecture):
         source = keras.Input((None, *self.shape[1:]))
         features = math.prod(self.shape[1:])
         x = source if len(self.shape) == 2 else keras.layers.Reshape((-1, features))(source)
+        places = len(self.widths) + bool(p["dense"])
+        dropout = iter(p["dropout"] if isinstance(p["dropout"], list) else [p["dropout"]] * places)
         mask = None
         if p["masking"] or p["stateful"]:
             x, mask = Padding(self.patch, p["stateful"], name="padding")(x)
         if self.patch > 1:
             x = keras.layers.Conv1D(p["patch_width"], self.patch, self.patch, name="patches")(x)
         for i in range(len(self.widths)):
-            if i:
-                x = keras.layers.Dropout(p["dropout"])(x)
             x = self._layer(i)(x, mask=mask)
-        x = Attention(self.widths[-1], name="attention")(x, steps=mask) if p["attention"] else x
+            if p["attention"] and i == len(self.widths) - 1:
+                x = Attention(self.widths[-1], name="attention")(x, steps=mask)
+            x = keras.layers.Dropout(next(dropout))(x)
+            x = keras.layers.BatchNormalization(name=f"norm_{i}")(x) if p["batch_norm"] else x
         if p["dense"]:
-            x = keras.layers.Dense(p["dense"], activation="relu", name="dense")(keras.layers.Dropout(p["dropout"])(x))
-        return keras.Model(source, self.output(keras.layers.Dropout(p["dropout"])(x)))
+            x = keras.layers.Dense(p["dense"], activation="relu", name="dense")(x)
+            x = keras.layers.Dropout(next(dropout))(x)
+        return keras.Model(source, self.output(x))
 
     def _layer(self, i: int) -> Any:
         p = self.parameters
@@ -110,10 +122,14 @@ class Recurrent(KerasArchitecture):
 
     def export(self, path: Path, input_name: str, output_name: str) -> None:
         """Write ONNX with a free batch size and a free number of samples; a stateful network's for one window at a time."""
-        if self.parameters["stateful"]:
-            self.export_stateful(path, input_name, output_name, self.shape[0])
-        else:
-            super().export(path, input_name, output_name)
+        hop = self.shape[0] if self.parameters["stateful"] else 0
+        path.write_bytes(self._graph(input_name, output_name, hop))
+
+    def _graph(self, input_name: str, output_name: str, hop: int) -> bytes:
+        if half := self.parameters["half"]:  # what the file cannot hold, the network does not keep either
+            for weights in (variable for variable in self.model.variables if len(variable.shape) > 1):
+                weights.assign(weights.numpy().astype(np.float16).astype(np.float32))
+        return keras_to_onnx(self.model, input_name, output_name, hop, half)
 
     def export_stateful(self, path: Path, input_name: str, output_name: str, hop: int) -> None:
         """Write ONNX that goes on where it stopped; see :class:`~kymo.models.onnx_model.StatefulModel`.
@@ -122,7 +138,7 @@ class Recurrent(KerasArchitecture):
         ``next_state``. It never forgets on its own, though it was trained on windows that begin with nothing.
         """
         self._check_hop(hop)
-        path.write_bytes(keras_to_onnx(self.model, input_name, output_name, hop))
+        path.write_bytes(self._graph(input_name, output_name, hop))
 
     def _check_hop(self, hop: int) -> None:
         p = self.parameters

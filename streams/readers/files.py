@@ -43,8 +43,10 @@ class FileFormat(NamedTuple):
         return recordings
 
 
+_KEYPOINTS = re.compile(rb"(\xef\xbb\xbf)?(keypoint,x,y\b|A,[^,\n]*,[^,\n]*(,[^,\n]*)?\r?\nB,)")
 #: What reads a file: the first row that has its suffix and takes its first bytes.
 FORMATS = (
+    FileFormat("kymo.streams.readers.keypoints:read_keypoints", (".csv",), lambda start: bool(_KEYPOINTS.match(start))),
     FileFormat("kymo.streams.readers.csv_file:read_csv", (".csv", ".tsv", ".txt")),
     FileFormat("kymo.streams.readers.parquet_file:read_parquet", (".parquet", ".pq")),
     FileFormat("kymo.streams.readers.mcap_file:read_mcap", (".mcap",)),

@@ -43,7 +43,7 @@ def augment(tables: list[dict[str, Any]], fmt: Format) -> Augment:
 @pytest.mark.parametrize("fmt", [SIGNAL, SPECTRUM])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_seed_gives_the_same_windows(kind: str, fmt: Format) -> None:
-    if (kind, fmt) in (("rotate", SPECTRUM), ("bin_mask", SIGNAL)) or kind == "modality_dropout":
+    if (kind, fmt) in (("rotate", SPECTRUM), ("bin_mask", SIGNAL)) or kind in ("modality_dropout", "pose"):
         with pytest.raises(TrainingError, match=f"{kind}: defined on"):
             augment([{"kind": kind}], fmt)
         return
@@ -247,7 +247,7 @@ def test_only_inputs_that_are_named_drop_out() -> None:
         augmenter([kind_of(Augmentation).take({"kind": "modality_dropout"})], of_none.output({"s": SIGNAL}), of_none)
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"modality_dropout", "bin_mask"}))
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"modality_dropout", "bin_mask", "pose"}))
 def test_what_is_missing_stays_missing(kind: str) -> None:
     """Other variations see what is there alone: by the same draw they do to it what they do without a mask."""
     table = {"kind": kind} | ({"degrees": 90} if kind == "rotate" else {"share": 0.5})
@@ -274,3 +274,41 @@ def test_noise_is_a_share_of_what_is_there() -> None:
     for window, values, rows in zip(noise, given[..., 0], present, strict=True):
         if rows.any():
             assert np.abs(window[rows]).max() < 5 * 0.5 * values[rows].std() + 1e-3
+
+
+BODY = signal_format("pose", [f"{name}_{axis}" for name in ("nose", "left_hip", "right_hip") for axis in "xy"], 1)
+STILL = {"kind": "pose", "mirror": 0, "degrees": 0, "share": 0, "noise": 0, "lost": 0}
+
+
+def test_a_mirrored_body_has_left_and_right_changed() -> None:
+    given, out = varied(STILL | {"mirror": 1}, BODY)
+    assert np.array_equal(out[..., 0::2], -given[..., [0, 4, 2]])
+    assert np.array_equal(out[..., 1::2], given[..., [1, 5, 3]])
+
+
+def test_a_turned_body_keeps_its_shape() -> None:
+    given, out = varied(STILL | {"degrees": 30, "share": 0.2}, BODY)
+    before, after = (windows[..., 0::2] + 1j * windows[..., 1::2] for windows in (given, out))
+    turn = after / before
+    assert np.abs(turn - turn[:, :1, :1]).max() < 1e-5
+    assert 25 < np.rad2deg(np.abs(np.angle(turn[:, 0, 0]))).max() <= 30.01
+    assert 1.15 < np.abs(turn).max() < 1.21
+
+
+def test_joints_that_were_not_found_stay_so_and_some_are_lost() -> None:
+    fmt = signal_format("pose", (*BODY.channels, "nose_found", "left_hip_found", "right_hip_found"), 1)
+    given = windows(fmt)
+    given[..., 6:] = 1
+    given[:, :, [0, 1, 6]] = 0
+    out = augment([{"kind": "pose", "p": 1.0, "mirror": 0, "noise": 0.5, "lost": 0.25}], fmt)(
+        given, np.random.default_rng(0)
+    )
+    assert not out[..., [0, 1, 6]].any()
+    lost = out[:, 0, 7:] == 0
+    assert lost.mean() == pytest.approx(0.25, abs=0.05)
+    assert np.array_equal(out[:, :, [2, 4]] == 0, np.broadcast_to(lost[:, None], (N, 20, 2)))
+
+
+def test_poses_need_joints() -> None:
+    with pytest.raises(TrainingError, match="pose: defined on joints: no joint, such as nose_x"):
+        augment([{"kind": "pose"}], SIGNAL)

@@ -65,6 +65,7 @@ def test_resnet_variants_export_what_they_compute(shape: tuple[int, ...], parame
         ((40, 3), {"units": [12, 5], "dense": 7, "bidirectional": True, "patch": 4}),
         ((900, 2), {"units": [6, 9], "dense": 4, "attention": True}),
         ((1, 3), {"masking": False}),
+        ((9, 5), {"units": [8, 8, 8], "dense": 4, "batch_norm": True, "dropout": [0.2, 0.1, 0.1, 0.2], "half": True}),
     ],
 )
 def test_recurrent_variants_export_what_they_compute(shape: tuple[int, ...], parameters: dict[str, Any]) -> None:
@@ -269,3 +270,30 @@ def spread_out(model: Any) -> None:
     features = type(model.model)(model.model.inputs, layer.input)
     spread = np.asarray(features.predict_on_batch(noise(4, *model.model.input_shape[1:]))).std(0).mean()
     layer.set_weights([kernel / spread, bias])
+
+
+def test_a_half_as_large_file_holds_what_the_network_keeps() -> None:
+    import onnx
+
+    graphs = []
+    for half in (False, True):
+        model, windows = made("recurrent", 9, (34,), units=[64, 64], half=half, masking=False), noise(16, 9, 34)
+        settled(model, windows)
+        before = model.predict(windows)
+        exported = export_model(model, (9, 34), windows)
+        graphs.append(exported.model)
+        assert exported.parity < 1e-5
+        assert np.abs(model.predict(windows) - before).max() < 0.01
+    assert len(graphs[1]) < 0.55 * len(graphs[0])
+    kinds = {tensor.data_type for tensor in onnx.load_from_string(graphs[1]).graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in kinds
+
+
+def test_dropout_of_each_layer() -> None:
+    model = made("recurrent", 9, (34,), units=[4, 4], dense=3, dropout=[0.3, 0.2, 0.1], batch_norm=True)
+    layers = [layer for layer in model.model.layers if hasattr(layer, "rate") or "norm" in layer.name]
+    assert [getattr(layer, "rate", "norm") for layer in layers] == [0.3, "norm", 0.2, "norm", 0.1]
+    with pytest.raises(
+        TrainingError, match="dropout has 1 numbers; expected one behind each layer, the dense one too: 3"
+    ):
+        made("recurrent", 9, (34,), units=[4, 4], dense=3, dropout=[0.3])
