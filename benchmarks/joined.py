@@ -1,14 +1,17 @@
-"""Four signals at four rates, joined live. In: a Rig. Out: a worker's share of a core, and milliseconds from the sending of the last
-chunk that a window needs to its event's arrival.
+"""Four signals at four rates, joined live, as they come or conditioned. In: a Rig. Out: a worker's share of a core, and milliseconds from
+the sending of the last chunk that a window needs to its event's arrival.
 
 Each session sends EDA and temperature at 4 Hz, BVP at 64 Hz, pupil at 60 Hz, in chunks of 100 ms (of one sample where that is less),
-when a device would. The model is the mean of each channel times weights, so that what is measured is the join and its delivery.
+when a device would. The model is the mean of each channel times weights, so that what is measured is the join and its delivery; and of
+SIMULATED listeners (ten people, each several times) the steps and features of the recipe `stress`, beside repaired pupils.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +22,12 @@ from benchmarks.drain import await_ready
 from benchmarks.load import ORIGIN_NS, send_at_pace
 from benchmarks.real_time import Observer, percentiles
 from benchmarks.report import Row
-from benchmarks.rig import LABELS, Rig, network_of_means
+from benchmarks.rig import LABELS, Deployed, Rig, network_of_means
 from benchmarks.truth import compare_means
 from kymo.deploy.children import Child
+from kymo.lab.synth.listeners import simulate
+from kymo.models.bundle import load_bundle
+from kymo.models.predict import Classifier, Predictor
 from kymo.streams.chunk import Chunk, Header, signal_format
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.topics import Names
@@ -35,7 +41,11 @@ _EARLY_S = 0.002  # chunks that are due so soon are sent together
 #: Ticks hold a block of so many samples, or one.
 _CHANNELS = sum(rate // _TICK_HZ if sample == "block" else 1 for rate, sample, _ in _STREAMS.values())
 _WEIGHTS = np.random.default_rng(7).standard_normal((_CHANNELS, len(LABELS))).astype(np.float32)
-Message = tuple[float, str, tuple[str, str, int], bytes]
+_PUPIL = '[[input]]\nstream = "pupil"\nrate_hz = 60\nchannels = ["pupil"]\n[[input.steps]]\nstep = "repair"\n'
+_PEOPLE, _LOOKED_AT = 10, 5  # simulated; one in so many sessions is compared
+Place = tuple[str, str, int]  # session, stream and number of a chunk
+Message = tuple[float, str, Place, bytes]
+Data = Mapping[tuple[int, str], NDArray[np.float32]]  # by number of the session, and stream
 
 
 def _recipe(name: str) -> str:
@@ -67,11 +77,56 @@ def _sends(sessions: int, seconds: float) -> Iterator[tuple[float, str, int, int
 
 def joined(rig: Rig, sessions: int = 100, seconds: float = 60.0) -> list[Row]:
     """A worker that joins so many sessions at their pace."""
-    prefix = f"bench-joined{sessions}"
-    names, recipe = rig.names(prefix), rig.write(f"joined{sessions}", _recipe(f"joined{sessions}"))
-    child = rig.worker((recipe, rig.bundle(recipe, network_of_means(recipe, _WEIGHTS))), prefix)
+    recipe = rig.write(f"joined{sessions}", _recipe(f"joined{sessions}"))
+    data = {(i, s): samples(i, s, int(seconds * _STREAMS[s][0])) for i in range(sessions) for s in _STREAMS}
+    deployed = recipe, rig.bundle(recipe, network_of_means(recipe, _WEIGHTS))
+    cores, events, sent_s, tail = _live(rig, deployed, data, sessions, seconds)
+    _compare([event for _, event in events], sessions, seconds, tail)
+    latencies_ms = [
+        1000 * (at_s - _complete_s(sent_s, event))
+        for at_s, event in events
+        if event["start_index"] / _TICK_HZ > _WARM_UP_S - _LENGTH / _TICK_HZ
+    ]
+    figures = {"sessions": sessions, "windows": len(events), "cores": cores}
+    return [figures | percentiles(latencies_ms)]
+
+
+def conditioned(rig: Rig, sessions: int = 100, seconds: float = 150.0) -> list[Row]:
+    """A worker that conditions the signals of so many sessions at their pace, too; its events must be those of the chain alone.
+
+    Windows are of 60 s, and responses are known 30 s late: what is shorter than 100 s gives no event.
+    """
+    text = (Path(__file__).parent.parent / "recipes" / "stress.toml").read_text().partition("[model]")[0]
+    text = text.replace('[[window.steps]]\nstep = "standardise"\n', "").replace("[join]", f"{_PUPIL}[join]")
+    name = f"conditioned{sessions}"
+    recipe = rig.write(
+        name, text.replace('name = "stress"', f'name = "{name}"') + '[model]\narchitecture = "minirocket"\n'
+    )
+    width = recipe.output_format().shape[-1]
+    weights = np.random.default_rng(7).standard_normal((width, len(LABELS))).astype(np.float32) / 100
+    people = [simulate(seconds, seed, 4 + seed / 2, 60 + 3 * seed) for seed in range(min(_PEOPLE, sessions))]
+    data = {(i, s): people[i % len(people)][s][:, None].astype(np.float32) for i in range(sessions) for s in _STREAMS}
+    deployed = recipe, rig.bundle(recipe, network_of_means(recipe, weights))
+    cores, events, sent_s, tail = _live(rig, deployed, data, sessions, seconds)
+    expected, found = _expected(deployed, data, range(0, sessions, _LOOKED_AT), sessions, seconds), dict[str, float]()
+    for at_s, event in events:
+        if event["id"] in found or expected.get(event["id"], ("",))[0] not in ("", event | {"emitted_ns": 0}):
+            raise RuntimeError(f"{event['id']} came twice, or is another than the chain alone gives\n{tail}")
+        found[event["id"]] = at_s
+    if not expected or expected.keys() - found.keys():
+        raise RuntimeError(f"{len(expected)} events expected of some sessions, {len(found)} came of all\n{tail}")
+    latencies_ms = [1000 * (found[name] - sent_s[place]) for name, (_, place) in expected.items()]
+    return [{"sessions": sessions, "windows": len(events), "cores": cores} | percentiles(latencies_ms)]
+
+
+def _live(
+    rig: Rig, deployed: Deployed, data: Data, sessions: int, seconds: float
+) -> tuple[float, list[tuple[float, dict[str, Any]]], dict[Place, float], str]:
+    """A worker's share of a core, its events with the times of their coming, when each chunk was sent, and what the worker said."""
+    prefix = f"bench-{deployed[0].name}"
+    names, child = rig.names(prefix), rig.worker(deployed, prefix)
     producer = rig.producer(**{"linger.ms": 5, "socket.nagle.disable": True})
-    messages, since = _messages(names, sessions, seconds), list[float]()  # time and processor time behind the warm-up
+    messages, since = _messages(names, data, sessions, seconds), list[float]()  # (processor) time behind the warm-up
     with alive([child]):
         await_ready([child], rig.settings.home)
         observer = Observer(rig.settings.brokers, f"{prefix}.events")
@@ -80,27 +135,41 @@ def joined(rig: Rig, sessions: int = 100, seconds: float = 60.0) -> list[Row]:
         time.sleep(2)
         tail = "\n".join(child.tail)
     observer.close()
-    events = [event for _, event in observer.events]
-    _compare(events, sessions, seconds, tail)
-    latencies_ms = [
-        1000 * (at_s - _complete_s(sent_s, event))
-        for at_s, event in observer.events
-        if event["start_index"] / _TICK_HZ > _WARM_UP_S - _LENGTH / _TICK_HZ
-    ]
-    figures = {"sessions": sessions, "windows": len(observer.events), "cores": cores}
-    return [figures | percentiles(latencies_ms)]
+    return cores, observer.events, sent_s, tail
 
 
-def _messages(names: Names, sessions: int, seconds: float) -> list[Message]:
+def _messages(names: Names, data: Data, sessions: int, seconds: float) -> list[Message]:
     """What is sent, made before the clock runs: what measures must not be what is short of time."""
-    codec, messages = ChunkCodec(), list[Message]()
-    data = {(i, s): samples(i, s, int(seconds * _STREAMS[s][0])) for i in range(sessions) for s in _STREAMS}
-    heads = {(i, s): Header(f"person-{i}", ORIGIN_NS, signal_format(s, (s,), _STREAMS[s][0])) for i, s in data}
-    for due_s, stream, number, i in _sends(sessions, seconds):
-        head, size = heads[i, stream], _STREAMS[stream][2]
-        value = codec.encode(Chunk(head, number * size, data[i, stream][number * size : (number + 1) * size]))
-        messages.append((due_s, names.for_stream(stream), (head.session, stream, number), value))
-    return messages
+    codec, heads = ChunkCodec(), _heads(data)
+    return [
+        (due_s, names.for_stream(stream), (heads[i, stream].session, stream, number), codec.encode(chunk))
+        for due_s, stream, number, i in _sends(sessions, seconds)
+        for chunk in [_chunk(heads[i, stream], data[i, stream], number)]
+    ]
+
+
+def _heads(data: Data) -> dict[tuple[int, str], Header]:
+    return {(i, s): Header(f"person-{i}", ORIGIN_NS, signal_format(s, (s,), _STREAMS[s][0])) for i, s in data}
+
+
+def _chunk(head: Header, data: NDArray[np.float32], number: int) -> Chunk:
+    size = _STREAMS[head.format.stream][2]
+    return Chunk(head, number * size, data[number * size : (number + 1) * size])
+
+
+def _expected(
+    deployed: Deployed, data: Data, numbers: range, sessions: int, seconds: float
+) -> dict[str, tuple[dict[str, Any], Place]]:
+    """By id, the events of some sessions as the chain alone gives them, and the chunk with which each became whole."""
+    recipe, path = deployed
+    predictor, heads = Predictor(Classifier.for_recipe(load_bundle(path), recipe), recipe), _heads(data)
+    stages, memories = {i: recipe.chain.build() for i in numbers}, {i: list[Any]() for i in numbers}
+    expected = {}
+    for _, stream, number, i in _sends(sessions, seconds):
+        windows = stages[i].push(_chunk(heads[i, stream], data[i, stream], number)) if i in stages else []
+        for (event,) in predictor.predict(windows, [memories[i]] * len(windows)):
+            expected[event.id] = json.loads(event.to_json(0)), (event.session, stream, number)
+    return expected
 
 
 def _watched(messages: list[Message], child: Child, since: list[float]) -> Iterator[Message]:

@@ -72,7 +72,8 @@ def load(clips: Path, sheets: Path) -> Study:
     for recording in read([clips]):
         (stream,), facts, person = recording.streams, recording.metadata, str(recording.subject)
         if person not in eda:
-            eda[person] = _skin(sheets / f"{person}.xlsx")
+            (skin,) = next(read([sheets / f"{person}.xlsx"])).streams
+            eda[person] = skin.start_ns, skin.data[:, 0]
         start_ns, signal = eda[person]
         first = round((stream.start_ns - start_ns) * EDA_HZ / NS)
         part = signal[first : first + round(stream.duration_s * EDA_HZ)]
@@ -84,15 +85,6 @@ def load(clips: Path, sheets: Path) -> Study:
     fmt = stream.header.format
     shape = Format(fmt.stream, fmt.channels, (), fmt.rate, "uint8", fmt.shape, rows=len(frames[0]))
     return Study(np.stack(frames), np.stack(skin), genre, labels.tolist(), list(names), *arrays, shape)
-
-
-def _skin(sheet: Path) -> tuple[int, Floats]:
-    import openpyxl
-
-    rows = openpyxl.load_workbook(sheet, read_only=True)[sheet.stem].iter_rows(max_col=1, values_only=True)
-    start_s, rate, *values = (row[0] for row in rows)
-    assert rate == EDA_HZ
-    return round(start_s * NS), np.array([value for value in values if value is not None], np.float64)
 
 
 def skin_features(study: Study) -> Floats:

@@ -127,6 +127,7 @@ _TABLES = {
     "frames": "frames window_mb windows sent_mb caught_up_s peak_mb",
     "slow": "step offered possible out share dropped pause_ms",
     "joined": "sessions windows cores p50_ms p99_ms max_ms",
+    "conditioned": "sessions windows cores p50_ms p99_ms max_ms",
     "workers": "workers rate spread",
     "devices": "devices peer rate spread rate_cpu pss_mb",
 }

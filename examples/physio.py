@@ -37,6 +37,7 @@ from kymo.streams.topics import Names
 from kymo.streams.words import NS
 
 _INPUT = '[[input]]\nstream = "{}"\nrate_hz = {}\nchannels = ["{}"]\nbridge_ms = 500\n'
+_TAGS = '[[input]]\nstream = "tags"\nrate_hz = 0\nchannels = ["tag"]\nsample = "count"\nrequired = false\n'
 _RECIPE = """name = "figure"
 {}
 [join]
@@ -83,7 +84,7 @@ def run_physio(
     """The whole of it; leaves no process behind."""
     folder = settings.home / (workbook.stem if workbook else "simulated")
     signals, start_ns, labels = signals_of(workbook)
-    write_session(folder, signals, start_ns)
+    write_session(folder, signals, start_ns, labels)
     recipe, speed = settings.home / "figure.toml", options["speed"]
     recipe.write_text(recipe_text(signals))
     seconds = len(next(iter(signals.values()))) / RATES["eda"]
@@ -138,9 +139,11 @@ def signals_of(workbook: Path | None) -> tuple[dict[str, Array], int, list[Label
     return {"eda": values} | others, eda.start_ns, recording.labels
 
 
-def write_session(folder: Path, signals: Mapping[str, Array], start_ns: int) -> None:
-    """A CSV a stream, which together are one session."""
+def write_session(folder: Path, signals: Mapping[str, Array], start_ns: int, labels: Sequence[Label]) -> None:
+    """A CSV a stream, which together are one session, and a tag where each piece begins."""
     folder.mkdir()
+    tags = (f"{label.start_ns},1" for label in labels)
+    (folder / "tags.csv").write_text("\n".join(["t_ns,tag", *tags, ""]))
     for stream, values in signals.items():
         kind = stream.partition(".")[0]
         step_ns = NS / RATES[kind]
@@ -159,7 +162,7 @@ def recipe_text(signals: Mapping[str, Array]) -> str:
         kind = stream.partition(".")[0]
         inputs += _INPUT.format(stream, RATES[kind], kind) + "required = false\n" * (kind == "pupil")
     low, high = np.quantile(next(iter(signals.values())).astype(np.float64), [0.01, 0.99]).tolist()
-    return _RECIPE.format(inputs, next(iter(signals)), low, max(high, low + 0.01))
+    return _RECIPE.format(inputs + _TAGS, next(iter(signals)), low, max(high, low + 0.01))
 
 
 def live(settings: Settings, workers: Sequence[Child], replay: Child) -> Iterator[Chunk | Event]:

@@ -23,7 +23,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from kymo.streams.budget import BATCH
-from kymo.streams.chunk import Array, Window
+from kymo.streams.chunk import Array, Window, sample_time_ns
 from kymo.streams.errors import BundleError
 
 # Some builds report usage to their maker unless told not to.
@@ -125,16 +125,23 @@ class StreamState:
 class StatefulModel:
     """A loaded stateful model, for any number of sessions.
 
-    The state goes from a window to the one that begins where it ended. Behind a gap, and wherever nothing is remembered (at a session's
-    begin, behind an exchange of bundles), and behind a window with a number that is not finite, it begins anew, at zeros. It has no end:
-    what a window gives rests on all windows before it, so that a worker may forget them only when a snapshot holds the state.
+    The state goes from a window to the next one. Behind a gap, and wherever nothing is remembered (at a session's begin, behind an
+    exchange of bundles), and behind a window with a number that is not finite, it begins anew, at zeros; and so it does with a window in
+    which, behind the one before it, something begins (the step `anew`). It has no end: what a window gives rests on all windows before
+    it, so that a worker may forget them only when a snapshot holds the state.
     """
 
     #: Windows go through one at a time: what one gives may not depend on which others are there.
     rule = "single"
 
-    def __init__(self, model: Path | bytes, input_name: str = "windows", output_name: str = "logits") -> None:
-        self.session = load_session(model)
+    def __init__(
+        self,
+        model: Path | bytes,
+        input_name: str = "windows",
+        output_name: str = "logits",
+        every: int = 0,  # raw samples from a window to the next; 0 for as many as it has
+    ) -> None:
+        self.session, self._every = load_session(model), every
         self._input, self._outputs = input_name, [output_name, NEXT_STATE]
         inputs = {value.name: value.shape for value in self.session.get_inputs()}
         outputs = {value.name: value.shape for value in self.session.get_outputs()}
@@ -182,7 +189,7 @@ class StatefulModel:
             logits[i] = columns[0]
             if np.isfinite(state.hidden).all():
                 hidden = base64.b64encode(state.hidden.tobytes()).decode()
-                memory[_REMEMBERED] = [window.end_index, window.end_ns, hidden]
+                memory[_REMEMBERED] = [*next_place(window, self._every), hidden]
             else:  # a number that is none would stay in it for ever
                 memory.pop(_REMEMBERED, None)
         return logits
@@ -191,15 +198,23 @@ class StatefulModel:
         fresh = self.start()
         if _REMEMBERED not in memory:
             return fresh
-        end_index, end_ns, hidden = memory[_REMEMBERED]
-        if not follows(window, end_index, end_ns):
+        next_index, next_ns, hidden = memory[_REMEMBERED]
+        if (window.start_index, window.start_ns) != (next_index, next_ns) or begins_anew(window, self._every):
             return fresh
         return StreamState(np.frombuffer(base64.b64decode(hidden), np.float32), fresh.pending)
 
 
-def follows(window: Window, end_index: int, end_ns: int) -> bool:
-    """Whether a window begins where the one before it has ended, by number and by time."""
-    return window.start_index == end_index and window.start_ns == end_ns
+def next_place(window: Window, every: int) -> tuple[int, int]:
+    """Where the window behind this one begins, by number and by time, if windows begin every so many samples; 0: where this one ends."""
+    if not every:
+        return window.end_index, window.end_ns
+    header, index = window.header, window.start_index + every
+    return index, sample_time_ns(header.origin_ns, header.format.rate * header.format.step, index)
+
+
+def begins_anew(window: Window, every: int) -> bool:
+    """Whether something begins in a window that did not begin in the one before."""
+    return window.anew >= (window.end_index - every if every else window.start_index)
 
 
 def most_together(shape: Sequence[int], dtype: Any) -> int:

@@ -166,7 +166,7 @@ class Classifier:
 def _load_model(bundle: Bundle) -> OnnxModel | StatefulModel:
     if not bundle.state:
         return OnnxModel(bundle.model_path, bundle.input, bundle.output, bundle.batch)
-    model = StatefulModel(bundle.model_path, bundle.input, bundle.output)
+    model = StatefulModel(bundle.model_path, bundle.input, bundle.output, bundle.chain.hop)
     shape = (model.hop, *model.shape)
     if (model.size, shape) != (bundle.state, bundle.shape):
         raise BundleError(

@@ -13,6 +13,7 @@ import numpy as np
 
 from kymo.processors.intake import Derived, EntryStage, Intake
 from kymo.processors.spec import SlowSpec, Spec, Stage, chain_digest, derived_header, pack_list, unpack_list
+from kymo.processors.steps.maps import Anew
 from kymo.processors.windows import Windows, WindowStage
 from kymo.streams.chunk import Chunk, Format, Header, Window
 from kymo.streams.errors import FormatError
@@ -71,7 +72,10 @@ class PerWindowStage(Stage):
             self._in, self._out = item.header, derived_header(item.header, self.spec)
         if item.padded:
             return [self._padded(item)]
-        return [replace(item, header=self._out, pieces=self.spec.spec.apply(item.data, item.header.format))]
+        spec, fmt = self.spec.spec, item.header.format
+        if isinstance(spec, Anew) and (row := spec.newest(item.data, fmt)) >= 0:
+            item = replace(item, anew=item.start_index + int(row * fmt.step))
+        return [replace(item, header=self._out, pieces=spec.apply(item.data, fmt))]
 
     def _padded(self, item: Window) -> Window:
         """Transform the rows that are there; zeros behind them."""
@@ -200,6 +204,11 @@ class Chain(Spec):
         """What stands up to the window, and the steps behind it."""
         behind = self._window_at + 1
         return Chain(self.specs[:behind]), tuple(spec for spec in self.specs[behind:] if isinstance(spec, PerWindow))
+
+    @property
+    def hop(self) -> int:
+        """Raw samples from a window to the next one; 0 where none are cut."""
+        return next((spec.hop for spec in self.specs if isinstance(spec, Windows)), 0)
 
     @property
     def _window_at(self) -> int:

@@ -15,7 +15,7 @@ from kymo.processors.steps.animation import Animation
 from kymo.processors.steps.conditioning import Filter, Normalise, Repair
 from kymo.processors.steps.field import Deviation, Field
 from kymo.processors.steps.images import Decode, Encode
-from kymo.processors.steps.maps import Decibels, Log, Mask, Scale, Select, Standardise
+from kymo.processors.steps.maps import Anew, Decibels, Log, Mask, Scale, Select, Standardise
 from kymo.processors.steps.mel import AudioFbank, LogMel, Mel
 from kymo.processors.steps.peaks import Beats, Features, Peaks, Rate
 from kymo.processors.steps.pose import EquallySpaced, FillJoints, JointFeatures, NormalisePose, OneEuro
@@ -36,6 +36,7 @@ _ALL: tuple[type[Spec], ...] = (
     PerWindow,
     Spectrogram,
     Select,
+    Anew,
     Scale,
     Log,
     Decibels,

@@ -161,6 +161,7 @@ class Window:
     # rows at its end that are zeros, since the session ended before it was whole; start and end tell of what is there
     padded: int = 0
     absent: tuple[str, ...] = ()  # of several inputs, those that were not there at some of its samples
+    anew: int = -1  # its newest raw sample at which something begins, for stateful models; -1 where nothing does
 
     @property
     def data(self) -> Array:

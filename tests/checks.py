@@ -102,6 +102,8 @@ STEP_EXAMPLES: list[tuple[str, dict[str, Any], Format]] = [
     ("spectrogram", {"nperseg": 7, "noverlap": 6, "mode": "phase"}, imu()),
     ("select", {"channels": ("c1",)}, imu(3, "int16")),
     ("select", {"channels": ("b", "a")}, COLUMNS),
+    ("anew", {"channel": "c1"}, imu(3, "int16")),
+    ("anew", {"channel": "a"}, COLUMNS),
     ("scale", {"factor": (2.0, 3.0), "offset": -1.5, "units": ("V", "V")}, imu(2, "int16", units=G)),
     ("scale", {"factor": 0.1}, COLUMNS),
     ("log", {}, COLUMNS),

@@ -148,6 +148,7 @@ def test_step_parameters(name: str) -> None:
         offered -= {f.name for f in fields(STEPS["mel"])}
     needed = {
         "select": "channels",
+        "anew": "channel",
         "deviation": "channels",
         "field": "acc mag",
         "decode": "height width",

@@ -5,18 +5,23 @@ Its state is a leaky sum, ``next = LEAK * state + W mean(window)``, its logits a
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from crash_lab import Life
 from onnx import helper
 from recipes_made import STANDARDISE, recipe_text
 from tiny_models import onnx_bytes
 
 from kymo.models.bundle import Bundle, load_bundle
+from kymo.models.predict import Predictor
 from kymo.models.registry import write_bundle
 from kymo.models.registry.manifest import MODEL
+from kymo.models.serving.partition import Pending
 from kymo.processors.recipe.load import Recipe, parse_recipe
 from kymo.streams.chunk import Array
 
@@ -45,10 +50,12 @@ def weights(number: int, channels: int = 1, columns: int = len(LABELS)) -> tuple
     return tuple(random.normal(0, 1, shape).astype(np.float32) for shape in ((channels, SIZE), (SIZE, columns)))  # type: ignore[return-value]
 
 
-def leaky_onnx(number: int = 0, channels: int = 1, rows: int = ROWS, columns: int = len(LABELS)) -> bytes:
-    """The graph: ``windows`` (n, rows, channels) and ``state`` (n, SIZE) to ``logits`` and ``next_state``."""
+def leaky_onnx(
+    number: int = 0, channels: int = 1, rows: int = ROWS, columns: int = len(LABELS), sides: Sequence[int] = ()
+) -> bytes:
+    """The graph: ``windows`` (n, rows, *sides, channels) and ``state`` (n, SIZE) to ``logits`` and ``next_state``."""
     w, v = weights(number, channels, columns)
-    constants = {"axes": np.array([1]), "leak": np.float32(LEAK), "w": w, "v": v}
+    constants = {"axes": np.arange(1, 2 + len(sides)), "leak": np.float32(LEAK), "w": w, "v": v}
     nodes = [
         helper.make_node("ReduceMean", ["windows", "axes"], ["mean"], keepdims=0),
         helper.make_node("MatMul", ["mean", "w"], ["new"]),
@@ -56,7 +63,7 @@ def leaky_onnx(number: int = 0, channels: int = 1, rows: int = ROWS, columns: in
         helper.make_node("Add", ["old", "new"], ["next_state"]),
         helper.make_node("MatMul", ["next_state", "v"], ["logits"]),
     ]
-    inputs = {"windows": ["n", rows, channels], "state": ["n", SIZE]}
+    inputs = {"windows": ["n", rows, *sides, channels], "state": ["n", SIZE]}
     return onnx_bytes(nodes, constants, inputs, {"logits": ["n", columns], "next_state": ["n", SIZE]})
 
 
@@ -86,3 +93,22 @@ def reference(number: int, means: Array, columns: int = len(LABELS)) -> Array:
         state = LEAK * state + mean @ w
         out.append(state @ v)
     return np.array(out)
+
+
+def plain(events: Sequence[bytes]) -> bytes:
+    """A window's events without the time of their making."""
+    return json.dumps([json.loads(event) | {"emitted_ns": 0} for event in events]).encode()
+
+
+class JudgedLife(Life):
+    """A worker whose windows a stateful bundle judges."""
+
+    model: Predictor
+
+    def _judge(self, pending: Pending) -> None:
+        (made,) = self.model.serve([pending.output], [pending.session.memory])
+        if not pending.unacknowledged:
+            self.partition.acknowledge(pending)
+        else:
+            window = pending.output
+            self.judged.append((pending, (window.session, window.start_index, "", plain(made))))

@@ -221,6 +221,7 @@ def phone(raw: Path, out: Path, as_json: bool, **choice: object) -> None:
 @click.option("--share", type=click.Choice([100, 80, 50]), default=100, show_default=True, help="Per cent of a clip.")
 @click.option("--size", type=click.IntRange(0), default=0, help="Pixels of a side in clips.mcap; else the video's own.")
 @click.option("--videos/--no-videos", default=True, help="Whether pieces are written as videos, too.")
+@click.option("--shift", type=int, default=0, help="A video's number less its sheet's: 3 if P01's is 04.mp4.")
 @_JSON
 def physiology(source: Path, out: Path, as_json: bool, **plan: Any) -> None:
     """Cut videos nn.mp4 into the pieces that Pnn.xlsx name, and their frames into folders and tables.

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from itertools import pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 from mcap.writer import CompressionType, Writer
 from numpy.typing import NDArray
 
+from kymo.lab.look.film import write_film
 from kymo.lab.output import Progress, writing
 from kymo.processors.steps.images import COLOURS
 from kymo.streams.archive.segment import chunk_schema
@@ -31,6 +32,8 @@ from kymo.streams.codec import CHUNK_SCHEMA, ChunkCodec
 from kymo.streams.errors import SourceError
 from kymo.streams.files import whole_file
 from kymo.streams.labels.labels import Label
+from kymo.streams.readers import read
+from kymo.streams.recording import ReadOptions
 from kymo.streams.words import NS, some
 
 GENRES = ("Classical", "Instrumental", "Pop")  # pieces 1 to 4, 5 to 8, 9 to 12
@@ -53,6 +56,7 @@ class ClipPlan:
     share: int = 100  # per cent of them, from the first on
     size: int = 0  # pixels of a side in `clips{k}.mcap`; 0 for the video's own
     videos: bool = True  # whether the pieces are written as videos, too
+    shift: int = 0  # how much larger a video's number is than its sheet's
 
     @property
     def numbers(self) -> range:
@@ -96,44 +100,27 @@ def video_second(t_s: float, first_s: float) -> int:
 def clips_of(sheet: Path, plan: ClipPlan) -> tuple[list[Clip], list[str]]:
     """What a sheet says its person heard, and what is odd about it."""
     person = sheet.stem.upper()
-    rows = _info(sheet)
-    clips, notes = [], []
+    rows, notes = _pieces(sheet)
+    clips = []
     for place, (piece, start_s, end_s) in enumerate(rows, 1):
         start, end = (video_second(t, rows[0][1]) for t in (start_s, end_s))
-        clip = Clip(
-            person, int(piece), place, start + _LATE_S * (place == 1), end, round(rows[0][1]) * NS, end_s - start_s
-        )
+        clip = Clip(person, piece, place, start + _LATE_S * (place == 1), end, round(rows[0][1]) * NS, end_s - start_s)
         there, wanted = (clip.end_s - clip.start_s) * plan.per_second, plan.numbers[-1] if plan.numbers else 0
         short = f"cut short: {there} frames, of which number {wanted} is wanted" if there < wanted else ""
         clips.append(replace(clip, left_out=short))
-    for (a, _, end_s), (b, start_s, _) in pairwise(rows):
-        if start_s < end_s:
-            notes.append(f"{sheet.name}: piece {int(b)} begins {end_s - start_s:.0f} s before piece {int(a)} ends")
     return clips, notes
 
 
-def _info(sheet: Path) -> list[tuple[float, float, float]]:
-    """Number, start and end, Unix s, of the pieces in the sheet `info`."""
-    try:
-        import openpyxl
-    except ModuleNotFoundError:
-        raise SourceError(_EXTRA, sheet) from None
-    try:
-        book = openpyxl.load_workbook(sheet, read_only=True, data_only=True)
-        cells = list(book["info"].iter_rows(max_col=3, values_only=True))
-    except KeyError:
-        raise SourceError("has no sheet `info` of piece, start and end", sheet) from None
-    except Exception as error:  # of zip files, XML and more
-        raise SourceError(f"is no workbook that can be read ({error})", sheet) from None
-    rows: list[Any] = [row for row in cells if any(cell is not None for cell in row)]
-    for number, row in enumerate(rows, 1):
-        if not (len(row) == 3 and all(isinstance(cell, float | int) for cell in row) and row[0] in range(1, 13)):
-            raise SourceError(f"sheet `info`, row {number}: {row}, expected a piece from 1 to 12, start and end", sheet)
-        if not row[1] < row[2]:
-            raise SourceError(f"sheet `info`, row {number}: the piece ends at {row[2]}, before it begins", sheet)
-    if not rows:
-        raise SourceError("sheet `info` is empty, expected piece, start and end in each row", sheet)
-    return rows
+def _pieces(sheet: Path) -> tuple[list[tuple[int, float, float]], list[str]]:
+    """Number, start and end, Unix s, of the pieces in the sheet `info`; and what is odd about the sheet."""
+    recording = next(read([sheet], ReadOptions(label_column="piece")))
+    rows = [(int(label.label), label.start_ns / NS, label.end_ns / NS) for label in recording.labels]
+    if not rows or not all(0 < piece <= 4 * len(GENRES) for piece, _, _ in rows):
+        pieces = some([str(piece) for piece, _, _ in rows], 12) or "none"
+        raise SourceError(
+            f"sheet `info` tells of the pieces {pieces}, expected 1 to 12, each with start and end", sheet
+        )
+    return rows, [f"{sheet.name}: {note}" for note in recording.notes[1:]]  # the first says what its head is
 
 
 class Video:
@@ -178,10 +165,14 @@ def prepare_physiology(
     if not plan.numbers:
         raise SourceError(f"frames {plan.begin} to {plan.end} are none; let begin be below end")
     sheets = sorted(path for path in source.glob("*.xlsx") if _PERSON.match(path.stem))
-    pairs = [(sheet, videos) for sheet in sheets if (videos := _videos(source, sheet))]
+    films = _videos(source)
+    pairs = [(s, paths) for s in sheets if (paths := films.pop(int(s.stem[1:]) + plan.shift, []))]
+    others = [path.name for paths in films.values() for path in paths]
     if not pairs:
-        raise SourceError("no sheet Pnn.xlsx with a video nn.mp4 beside it", source)
+        there = f"; --shift says how much larger the numbers of {some(others, 4)} are" if others and sheets else ""
+        raise SourceError(f"no sheet Pnn.xlsx with a video nn.mp4 beside it{there}", source)
     notes = [f"{sheet.name}: no video" for sheet in sheets if sheet not in dict(pairs)]
+    notes += [f"{name}: no sheet" for name in others]
     clips: list[Clip] = []
     with _Output(out, plan) as files:
         for done, (sheet, videos) in enumerate(pairs):
@@ -196,11 +187,13 @@ def prepare_physiology(
     return {"path": str(out), "clips_file": str(files.mcap), **facts}
 
 
-def _videos(source: Path, sheet: Path) -> list[Path]:
-    """Videos of a sheet's person: ``nn.mp4``, and ``nn_….mp4`` behind it where there are several."""
-    number = int(sheet.stem[1:])
-    names = ((path, re.match(r"P?(\d+)(?!\d)", path.stem)) for path in sorted(source.glob("*.mp4")))
-    return [path for path, name in names if name and int(name[1]) == number]
+def _videos(source: Path) -> dict[int, list[Path]]:
+    """Videos by number: ``nn.mp4``, and ``nn_….mp4``, ``nn (2).mp4`` or the like behind it where a person's stands in several files."""
+    videos: dict[int, list[Path]] = {}
+    for path in sorted(source.glob("*.mp4"), key=lambda path: path.stem):
+        if name := re.match(r"P?(\d+)", path.stem):
+            videos.setdefault(int(name[1]), []).append(path)
+    return videos
 
 
 class _Output:
@@ -246,30 +239,30 @@ class _Output:
 
     def add(self, clip: Clip, video: Video) -> Clip:
         """Write a clip; as it is noted, since its video may end before it does."""
-        import cv2
-
-        step, kept = VIDEO_HZ // self.plan.per_second, list[NDArray[np.uint8]]()
-        segment = self.out / "Video Segments" / clip.person / f"music{clip.piece:02d}.mp4"
-        writer: Any = None
-        for number, frame in enumerate(video.frames(clip.start_s * VIDEO_HZ, clip.end_s * VIDEO_HZ), 1):
-            if self.plan.videos:
-                if writer is None:
-                    segment.parent.mkdir(parents=True, exist_ok=True)
-                    fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-                    writer = cv2.VideoWriter(str(segment), fourcc, VIDEO_HZ, frame.shape[1::-1])
-                writer.write(frame)
-            if number % step == 0:
-                self._image(f"train_all{self.plan.per_second}/{clip.session}_frame{len(kept):03d}.jpg", frame)
-                self._table.append([f"{clip.session}_frame{len(kept):03d}.jpg", clip.genre])
-                kept.append(frame)
-        if writer is not None:
-            writer.release()
+        kept = list[NDArray[np.uint8]]()
+        frames = self._taken(clip, video, kept)
+        if self.plan.videos and (first := next(frames, None)) is not None:
+            segment = self.out / "Video Segments" / clip.person / f"music{clip.piece:02d}.mp4"
+            segment.parent.mkdir(parents=True, exist_ok=True)
+            write_film(segment, chain([first], frames), VIDEO_HZ)
+        for _ in frames:  # where none is written
+            pass
         if not clip.left_out and len(kept) < self.plan.numbers[-1]:
             clip = replace(clip, left_out=f"its video ends after {len(kept)} of its frames")
         self._clips.append(clip)
         if not clip.left_out:
             self._learned_from(clip, [kept[number - 1] for number in self.plan.numbers])
         return clip
+
+    def _taken(self, clip: Clip, video: Video, kept: list[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+        """Frames of a clip, red, green, blue; those that the published preparation keeps are written, and kept."""
+        step = VIDEO_HZ // self.plan.per_second
+        for number, frame in enumerate(video.frames(clip.start_s * VIDEO_HZ, clip.end_s * VIDEO_HZ), 1):
+            if number % step == 0:
+                self._image(f"train_all{self.plan.per_second}/{clip.session}_frame{len(kept):03d}.jpg", frame)
+                self._table.append([f"{clip.session}_frame{len(kept):03d}.jpg", clip.genre])
+                kept.append(frame)
+            yield frame[..., ::-1]
 
     def _learned_from(self, clip: Clip, frames: list[NDArray[np.uint8]]) -> None:
         """Write what a model learns from: images in the clip's folder, and its session."""

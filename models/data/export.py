@@ -164,7 +164,8 @@ def _rows(
         if "streams" in about:
             row["absent"] = " ".join(window.absent)
         if headers:
-            row |= {"header": headers[window.header], "padded": window.padded, "path": example.recording}
+            row |= {"header": headers[window.header], "padded": window.padded, "anew": window.anew}
+            row["path"] = example.recording
             row |= {f"meta_{name}": text for name, text in example.metadata.items()}
         yield row
         on_window()

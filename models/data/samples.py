@@ -8,15 +8,16 @@ Nothing here holds all windows at once: steps are applied where a window is aske
 :data:`IN_MEMORY` bytes lies in a file that has no name and goes when nobody uses it.
 
 A run is the windows of a session that follow each other without a gap, those without a label too: a stateful model's state goes
-through it and begins anew behind it. What such a model learns from is a window with the ones before it in its run, at most
-``[train] sequence`` together, joined along time just as they are served: columns that lie across the border of two
-windows are in neither. The label is the last window's. Shorter sequences, at a run's begin, are filled up with NaN,
-which the network masks: zeros are values.
+through it and begins anew behind it, and where the step `anew` says so. What such a model learns from is a window with the
+ones before it in its run, at most ``[train] sequence`` together, joined along time just as they are served: columns that lie
+across the border of two windows are in neither. The label is the last window's. Shorter sequences, at a run's begin, are filled
+up with NaN, which the network masks: zeros are values.
 """
 
 from __future__ import annotations
 
 import tempfile
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from kymo.models.bundle import raw_chain
 from kymo.models.data.examples import Dataset, Example, heads_of, target_arrays
 from kymo.models.data.splits import Split, check_leaks, group_of
-from kymo.models.onnx_model import follows
+from kymo.models.onnx_model import begins_anew, next_place
 from kymo.models.zoo import ModelHead, Samples
 from kymo.processors.chain import Chain, PerWindow
 from kymo.processors.recipe.load import Recipe
@@ -130,21 +131,23 @@ def is_stateful(parameters: Any) -> bool:
     return parameters.get("stateful") is True
 
 
-def link_runs(dataset: Dataset) -> list[Example]:
+def link_runs(dataset: Dataset, every: int = 0) -> list[Example]:
+    """Tell each example its run, of windows that begin every so many raw samples; 0: where the one before ends."""
     sessions: dict[tuple[str, str], list[Window]] = {}
     for example in (*dataset.examples, *dataset.unlabelled):
         sessions.setdefault((example.recording, example.session), []).append(example.window)
     runs: dict[tuple[str, tuple[str, int, int]], tuple[Window, ...]] = {}  # by recording, and place in it
     for (recording, session), windows in sessions.items():
-        for run in _runs(sorted(windows, key=lambda window: window.start_ns)):
+        for run in _runs(sorted(windows, key=lambda window: window.start_ns), every):
             runs.update(((recording, (session, w.start_index, w.start_ns)), run) for w in run)
     return [replace(example, run=runs[example.recording, example.place]) for example in dataset.examples]
 
 
-def _runs(windows: Sequence[Window]) -> Iterable[tuple[Window, ...]]:
+def _runs(windows: Sequence[Window], every: int) -> Iterable[tuple[Window, ...]]:
     run: list[Window] = []
     for window in windows:
-        if run and not follows(window, run[-1].end_index, run[-1].end_ns):
+        place = window.start_index, window.start_ns
+        if run and (place != next_place(run[-1], every) or begins_anew(window, every)):
             yield tuple(run)
             run = []
         run.append(window)
@@ -153,8 +156,7 @@ def _runs(windows: Sequence[Window]) -> Iterable[tuple[Window, ...]]:
 
 
 def _place(example: Example) -> int:
-    window, first = example.window, example.run[0]
-    return (window.start_index - first.start_index) // (first.end_index - first.start_index)
+    return bisect_left(example.run, example.window.start_index, key=lambda window: window.start_index)
 
 
 class _Sequences:

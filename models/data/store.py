@@ -9,7 +9,7 @@ read-only views of a memory map.
     dataset.json   recordings, headers, labels, heads, checksums, notes; written last
 
 Windows that overlap share rows: rows that are, to the byte, the last ones of the window before are not written again.
-Writing holds the last window, and 72 bytes and 8 a head for each window before.
+Writing holds the last window, and 80 bytes and 8 a head for each window before.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BLOCK_BYTES = 2 * 2**20
 ROWS, WINDOWS, TARGETS, DATASET = "rows.bin", "windows.npy", "targets.npy", "dataset.json"
 _INTEGERS = ("row", "start_index", "end_index", "start_ns", "end_ns")
 _RECORD = np.dtype(
-    [*((name, "<i8") for name in _INTEGERS), ("missing", "<f8"), ("padded", "<i8")]
+    [*((name, "<i8") for name in _INTEGERS), ("missing", "<f8"), ("padded", "<i8"), ("anew", "<i8")]
     + [(name, "<i4") for name in ("label", "recording", "header", "absent")]
 )
 
@@ -68,7 +68,7 @@ class StoreWriter:
         recording = example.session, example.subject, example.recording
         place = (window.start_index, window.end_index, window.start_ns, window.end_ns)
         record = (
-            *(first, *place, window.missing, window.padded),
+            *(first, *place, window.missing, window.padded, window.anew),
             self._labels.setdefault(example.label, len(self._labels)),
             self._recordings.setdefault(recording, (len(self._recordings), dict(example.metadata)))[0],
             self._headers.setdefault(window.header, len(self._headers)),
@@ -159,9 +159,9 @@ def open_store(folder: Path) -> Dataset:
         [], about["inputs"], Counter(about["notes"]), about["longest_s"], about["lengths"], about["left_out"]
     )
     for record, known in zip(records.tolist(), targets, strict=True):
-        row, start, end, start_ns, end_ns, missing, padded, label, recording, header, absent = record
+        row, start, end, start_ns, end_ns, missing, padded, anew, label, recording, header, absent = record
         data = rows[row : row + height].transpose(axes)
-        window = Window(headers[header], start, end, start_ns, end_ns, data, missing, padded, absences[absent])
+        window = Window(headers[header], start, end, start_ns, end_ns, data, missing, padded, absences[absent], anew)
         session, subject, path, metadata = recordings[recording]
         dataset.put([Example(window, labels[label], session, subject, path, metadata, known)])
     return dataset

@@ -135,8 +135,8 @@ def _example(
     )
     data = np.asarray(features["window"], np.float32).reshape([int(size) for size in features["shape"]])
     padded, absent = int(features["padded"][0]), tuple(str(features.get("absent", "")).split())
-    header = headers[int(features["header"][0])]
-    window = Window(header, start, end, start_ns, end_ns, data, padded=padded, absent=absent)
+    header, anew = headers[int(features["header"][0])], int(features.get("anew", [-1])[0])
+    window = Window(header, start, end, start_ns, end_ns, data, padded=padded, absent=absent, anew=anew)
     targets: dict[str, str | float] = {
         head.name: _class(head, known) if head.kind == "classes" else number_of(known[head.set], head, "")
         for head in recipe.heads

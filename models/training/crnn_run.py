@@ -10,7 +10,7 @@ file                                                      holds
 ``3_classes.pkl``                                         names of the classes
 ``Ginger_bread.pkl``                                      of the epoch that is asked for: ``filename, y, y_pred``
 ``clips.csv``, ``clips.parquet``                          of that epoch: clip, side, class, prediction, probabilities
-``scores.json``                                           of that epoch: scores of the clips that were not learned from
+``scores.json``, ``report/``                              of that epoch: scores of the clips that were not learned from, as a page
 ========================================================= ======================================================================
 
 The source tests each epoch on the clips that it reports; so does this, and says of the best epoch that it was chosen by them.
@@ -30,9 +30,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from kymo.models.reports.report import report_files, write_report
 from kymo.models.scores import HeldOut
 from kymo.models.training.fit_torch import predict_torch, reproducible
 from kymo.models.training.learning import batches
+from kymo.models.training.record import RunRecord
 from kymo.models.zoo import FitOptions, Samples
 from kymo.models.zoo.crnn import Crnn
 from kymo.streams.errors import TrainingError
@@ -171,10 +173,29 @@ class CrnnRun:
         )
         at, labels = np.flatnonzero(clips.test), list(clips.labels)
         names = {"sessions": [clips.names[i] for i in at], "subjects": [clips.subjects[i] for i in at]}
-        scores = HeldOut(labels, truth[at], said[at], **names, start_index=np.zeros(len(at), np.int64)).scores()
+        held = HeldOut(labels, truth[at], said[at], **names, start_index=np.zeros(len(at), np.int64))
+        scores = held.scores()
         write_whole(self.folder / "scores.json", (json.dumps({"epoch": epoch, **scores}, indent=1) + "\n").encode())
+        write_report(self.folder / "report", report_files(self._record(epoch, held, scores)))
         self._figure()
         return scores
+
+    def _record(self, epoch: int, held: HeldOut, scores: dict[str, Any]) -> RunRecord:
+        """What the page of an epoch tells."""
+        clips, history = self.clips, list[dict[str, float]]()
+        for i, values in enumerate(zip(*self.curves.values(), strict=True), 1):
+            names = ("loss", "accuracy", "validation_loss", "validation_accuracy")
+            history.append({"epoch": i, **{name: float(np.mean(v)) for name, v in zip(names, values, strict=True)}})
+        split: dict[str, Any] = {"kind": "clip", "seed": self.seed}
+        for side, test in (("training", False), ("validation", True)):
+            own = clips.samples.classes[clips.test == test].tolist()
+            split[side] = {"windows": len(own), "labels": {name: own.count(i) for i, name in enumerate(clips.labels)}}
+        choice = f"Epoch {epoch} of {len(history)}, told by the clips that test."
+        if epoch == self.best:
+            choice = f"{choice[:-1]}, by which it is the best, so that their scores are better than those of new clips."
+        record = RunRecord("CRNN", architecture="crnn", parameters=self.model.parameters, history=history, split=split)
+        record.scores, record.held_out, record.choice = scores, held, choice
+        return record
 
     def _figure(self) -> None:
         from matplotlib.figure import Figure

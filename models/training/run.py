@@ -67,7 +67,7 @@ class TrainRequest:
         reading.on_progress = lambda recordings, windows: tell({"recordings": recordings, "windows": windows})
         dataset = build_dataset(self.paths, recipe, chain, reading=reading)
         if recipe.stateful:
-            dataset.examples = link_runs(dataset)
+            dataset.examples = link_runs(dataset, recipe.window_hop)
         if self.without:
             dataset.examples = [example for example in dataset.examples if example.session not in self.without]
             if not dataset.examples:

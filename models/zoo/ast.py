@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kymo.models.zoo import Between, Range
-from kymo.models.zoo.torch_common import TorchArchitecture
+from kymo.models.zoo.torch_common import TorchArchitecture, pretrained
 from kymo.streams.errors import TrainingError
 from kymo.streams.schema import Amount, Below1, Count, Positive, Rules, SchemaError, Whole
 
@@ -128,14 +127,7 @@ def _pretrained(name: str, plane: tuple[int, int, int]) -> Any:
     """Load an ASTModel from a folder or the hub, its positions interpolated to the window's size."""
     from transformers import ASTModel
 
-    try:
-        model: Any = ASTModel.from_pretrained(name, attn_implementation="eager", local_files_only=Path(name).is_dir())
-    except Exception as error:  # whatever hub client, network or file has to say
-        why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise TrainingError(
-            f"[model] pretrained = {name!r}: neither a folder with an ASTModel, nor to be had from the hub ({why}); without a "
-            f"network, fetch it elsewhere and name its folder, or leave pretrained out to learn from scratch"
-        ) from None
+    model = pretrained(ASTModel, "pretrained", name, attn_implementation="eager")
     config, embeddings = model.config, model.embeddings
     before = embeddings.get_shape(config)
     patch, stride = config.patch_size, (config.frequency_stride, config.time_stride)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kymo.models.onnx_model import NEXT_STATE, STATE
 from kymo.models.training.fit_torch import predict_torch
 from kymo.models.zoo import Epoch, FitOptions, Range, Samples
-from kymo.models.zoo.torch_common import TorchArchitecture, write_onnx
+from kymo.models.zoo.torch_common import TorchArchitecture, pretrained, write_onnx
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import TrainingError
 from kymo.streams.schema import Amount, Below1, Count, Positive, Rules, Whole
@@ -268,14 +268,7 @@ def _backbone(p: Mapping[str, Any], colours: int) -> tuple[Any, int]:
             layer_type=kind,
         )
         return ResNetModel(config), widths[-1]  # type: ignore[no-untyped-call]
-    try:
-        model: Any = ResNetModel.from_pretrained(p["weights"], local_files_only=Path(p["weights"]).is_dir())
-    except Exception as error:  # whatever hub client, network or file has to say
-        why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise TrainingError(
-            f"[model] weights = {p['weights']!r}: neither a folder with a ResNetModel, nor to be had from the hub ({why}); without a "
-            f"network, fetch it elsewhere and name its folder, or leave weights out"
-        ) from None
+    model = pretrained(ResNetModel, "weights", p["weights"])
     if (tuple(model.config.depths), model.config.num_channels) != (depths, colours):
         raise TrainingError(
             f"[model] weights = {p['weights']!r} are not those of {p['backbone']} over {colours} colours"

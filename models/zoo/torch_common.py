@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kymo.models.training.fit_torch import fit_torch, predict_torch
 from kymo.models.zoo.network import Network
 from kymo.models.zoo.onnx_graph import OPSET, clean_onnx
+from kymo.streams.errors import TrainingError
 
 
 class TorchArchitecture(Network):
@@ -43,6 +44,18 @@ class TorchArchitecture(Network):
     def export(self, path: Path, input_name: str, output_name: str) -> None:
         free = ({0: torch.export.Dim("n")},)
         write_onnx(path, self.model, (torch.zeros(2, *self.shape),), [input_name], [output_name], dynamic_shapes=free)
+
+
+def pretrained(kind: Any, key: str, name: str, **options: Any) -> Any:
+    """A model of transformers, of a class of theirs, from the folder or the hub name that a parameter of ``[model]`` gives."""
+    try:
+        return kind.from_pretrained(name, local_files_only=Path(name).is_dir(), **options)
+    except Exception as error:  # whatever hub client, network or file has to say
+        why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise TrainingError(
+            f"[model] {key} = {name!r}: neither a folder with {kind.__name__}'s weights, nor to be had from the hub ({why}); without a "
+            f"network, fetch it elsewhere and name its folder, or leave {key} out to learn from scratch"
+        ) from None
 
 
 def write_onnx(

@@ -72,6 +72,8 @@ def compile_chain(document: Document, tables: RecipeTables) -> tuple[Chain, Wind
     inputs = entry.channels if isinstance(entry, Join) else {}
     behind = _behind([*moved, *_read_steps(document, table.steps, "window", "steps")], fmt, hop, inputs)
     chain = Chain((entry, *align(before, formats, windows), windows, *behind))
+    if tables.model and tables.model.stateful:
+        _check_rows(document, chain.output({tables.input[0].stream: tables.input[0].format}), windows)
     return chain, windows, _moved_notes(moved, formats[-1], windows)
 
 
@@ -166,6 +168,19 @@ def align(specs: Sequence[Spec], formats: Sequence[Format], windows: Windows) ->
         elif source.step != result.step:
             end, hop = windows.rows(source), int(windows.hop / source.step)
     return aligned
+
+
+def _check_rows(document: Document, fmt: Format, windows: Windows) -> None:
+    """Refuse windows of `fmt` for a model that goes on from one to the next, where their rows are not one stream's, each once."""
+    rows = int((fmt.rows or 0) * fmt.step)
+    if windows.length != windows.hop != rows:
+        raise document.error(
+            ("model",),
+            "[model] stateful = true: the model goes on from window to window, so each must begin where the last one "
+            f"ended; make length_s equal to hop_s in [window], or have rows that come every {windows.hop} samples, "
+            f"a window's new ones: these are {fmt.rows}, one every {fmt.step}",
+            "stateful",
+        )
 
 
 def _moved_notes(moved: Sequence[PlacedStep], fmt: Format, windows: Windows) -> tuple[str, ...]:

@@ -420,19 +420,17 @@ class RecipeTables:
         if self.join is not None and self.join.grid not in streams:
             raise SchemaError(("join", "grid"), f"the stream of an [[input]]: {', '.join(streams)}", self.join.grid)
         masked = any(step.get("step") == "mask" for step in self.window.steps)
+        marks = [(step.get("channel"),) for step in self.window.steps if step.get("step") == "anew"]
         for i, table in enumerate(self.input):
             why = (
                 f"required = false: windows without `{table.stream}` hold nothing where it should be, which no model takes; add "
                 '[[window.steps]] step = "mask", or leave it out'
             )
-            refuse(not table.required and not masked and self.model, why, "input", i, "required")
+            channels = ("count",) if table.sample == "count" else table.channels
+            lacks = not table.required and channels not in marks
+            refuse(lacks and not masked and self.model, why, "input", i, "required")
 
     def _check_stateful(self) -> None:
-        why = (
-            "[model] stateful = true: the model goes on from window to window, so each must begin where the last one "
-            "ended; make length_s equal to hop_s in [window]"
-        )
-        refuse(self.window.length_s != self.window.hop_s, why, "model", "stateful")
         why = (
             f"[train] split = {self.train.kind!r} divides sessions, but a stateful model goes through whole ones; "
             f"split by subject or session"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kymo.processors.spec import MapSpec, only
 from kymo.streams.chunk import Array, Format, Window
 from kymo.streams.errors import FormatError
-from kymo.streams.schema import Amount, Rules
+from kymo.streams.schema import Amount, Name, Rules
 
 Real = NDArray[Any]
 FLOATS = ("float32", "float64")
@@ -47,6 +47,31 @@ class Select(MapSpec):
 
     def apply(self, data: Array, fmt: Format) -> Array:
         return data[..., columns_of(self.name, self.channels, fmt)]
+
+
+@dataclass(frozen=True)
+class Anew(MapSpec):
+    """Takes out a channel that is above 0 where something begins, such as a count of tags: a stateful model begins anew there."""
+
+    channel: Name = ""
+    name: ClassVar[str] = "anew"
+    before_window: ClassVar[bool] = False
+
+    def output(self, inputs: Mapping[str, Format]) -> Format:
+        fmt = only(inputs)
+        columns_of(self.name, (self.channel,), fmt)
+        return self._rest(fmt).output(inputs)
+
+    def _rest(self, fmt: Format) -> Select:
+        return Select(tuple(channel for channel in fmt.channels if channel != self.channel))
+
+    def apply(self, data: Array, fmt: Format) -> Array:
+        return self._rest(fmt).apply(data, fmt)
+
+    def newest(self, data: Array, fmt: Format) -> int:
+        """The last row at which something begins; -1 where there is none."""
+        marks = np.greater(data[..., columns_of(self.name, (self.channel,), fmt)], 0)
+        return int(np.flatnonzero(marks.any(axis=tuple(range(1, marks.ndim))))[-1:].max(initial=-1))
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def test_the_simulated_session_is_what_its_recipe_takes(tmp_path: Path) -> None:
     signals, start_ns, labels = signals_of(None)
     assert all(stream.endswith(".simulated") for stream in signals)
     assert [label.label for label in labels] == ["classical", "instrumental", "pop"]
-    write_session(tmp_path / "listener", signals, start_ns)
+    write_session(tmp_path / "listener", signals, start_ns, labels)
     recipe = parse_recipe(recipe_text(signals))
     (recording,) = read([str(tmp_path / "listener")], recipe.read_options())
     fmt, frames = frames_of(recording, recipe)

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from physio_files import write_workbook
 from verbs import invoke
 
+from kymo.lab.look.film import write_film
 from kymo.streams.readers import read
 
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("openpyxl")
 DATA = Path(__file__).parents[3] / "shared" / "data" / "physio_anu"
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="shared/data/physio_anu is absent")
 #: Seconds of P09's video, from its sheet by hand: the first begins 2 s late, the second was cut short.
 SECONDS = {
     1: (2, 34),
@@ -30,6 +31,8 @@ SECONDS = {
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not DATA.is_dir():
+        pytest.skip("shared/data/physio_anu is absent")
     folder = tmp_path_factory.mktemp("study")
     for name in ("P09.xlsx", "09.mp4"):
         (folder / name).symlink_to(DATA / name)
@@ -107,6 +110,33 @@ def test_three_frames_a_second_in_little(source: Path, frames: dict[int, np.ndar
     first = next(iter(read([tmp_path / "clips3.mcap"])))
     wanted = [cv2.resize(frames[60 + 10 * i], (32, 32), interpolation=cv2.INTER_AREA)[..., ::-1] for i in (2, 4)]
     np.testing.assert_array_equal(first.streams[0].data, wanted)
+
+
+def level(second: int) -> int:
+    """Grey of a second, far from its neighbours'."""
+    return 37 * second % 240
+
+
+def test_a_video_in_two_files_under_other_numbers(tmp_path: Path) -> None:
+    from kymo.lab.prepare.physiology import VIDEO_HZ
+
+    source, out, start, length = tmp_path / "study", tmp_path / "out", 1_500_000_000, 420
+    source.mkdir()
+    eda = [[start], [4], *([1 + 0.01 * (i % 9)] for i in range(4 * length))]
+    info = [[2, start + 4, start + 206], [7, start + 210, start + 412]]
+    write_workbook(source / "P01.xlsx", {"P01": eda, "info": info})
+    (source / "29.mp4").write_bytes(b"of nobody")
+    halves = {"04.mp4": range(900), "04 (2).mp4": range(900, 1700)}  # frames, whose level says their second
+    for name, numbers in halves.items():
+        write_film(source / name, (np.full((32, 32, 3), level(i // VIDEO_HZ), np.uint8) for i in numbers), VIDEO_HZ)
+    facts = json.loads(invoke("prepare", "physiology", source, out, "--shift", "3", "--json").stdout)
+    assert (facts["clips"], facts["left_out"]) == ({"Classical": 1, "Instrumental": 1}, [])
+    assert "29.mp4: no sheet" in facts["notes"]
+    for clip, begin in (("P01_music02", 2), ("P01_music07", 27)):  # the first of them is 2 s late
+        levels = [cv2.imread(str(out / "train_all1" / f"{clip}_frame{i:03d}.jpg")).mean() for i in range(25)]
+        np.testing.assert_allclose(levels, [level(begin + i) for i in range(25)], atol=4)
+    result = invoke("prepare", "physiology", source, out, status=1)
+    assert "--shift says how much larger the numbers of 04.mp4, 04 (2).mp4, 29.mp4 are" in result.output
 
 
 def test_what_is_no_study_is_refused(tmp_path: Path) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import random
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 from checks import outputs, run, same
 from documents import ROOT
+from physio_files import e4_files, write_e4
 
 from kymo.lab.synth.listeners import RATES, simulate
+from kymo.models.data.dataset import streams_of
 from kymo.processors.chain import Chain, PerWindow
-from kymo.processors.recipe.load import load_recipe
+from kymo.processors.recipe.load import load_recipe, parse_recipe
 from kymo.streams.chunk import Chunk, Header, signal_format
+from kymo.streams.readers import read
 
 pytest.importorskip("neurokit2")
 UNITS = {"eda": "uS", "bvp": "", "temperature": "°C"}
@@ -49,6 +53,19 @@ def test_features_of_simulated_listeners_however_they_are_cut() -> None:
         responses.append(told["scr.count"])
         same(outputs(run(chain, cut(240, 1, random.Random(2), **person))), outputs(windows))
     assert responses[1] > 1.5 * responses[0]
+
+
+@pytest.mark.parametrize(("place", "pattern"), [("P0{}_{}", "{subject}_{visit}"), ("P0{}/{}", "{subject}/*")])
+def test_several_exports_of_one_person_are_sessions_of_one_subject(tmp_path: Path, place: str, pattern: str) -> None:
+    for number in range(4):
+        start = 1_600_000_000 + 1000 * number
+        write_e4(tmp_path / place.format(number // 2, start), e4_files(5, start))
+    text = (ROOT / "recipes" / "stress.toml").read_text()
+    recipe = parse_recipe(f'{text}\n[source]\nfile_names = "{pattern}"\n')
+    recordings = list(read([tmp_path], recipe.read_options()))
+    assert sorted(str(recording.subject) for recording in recordings) == ["P00", "P00", "P01", "P01"]
+    assert len({recording.session for recording in recordings}) == 4
+    assert all(len(streams_of(recording, recipe)) == 3 for recording in recordings)
 
 
 def test_an_export_without_temperature_has_zeros_in_its_place() -> None:

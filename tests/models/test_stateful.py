@@ -13,10 +13,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from crash_lab import LIMITS, STEPS, Life, Log, act, chunk, recorded, settle
+from crash_lab import LIMITS, STEPS, Log, act, chunk, recorded, settle
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
-from tiny_stateful import LABELS, RECIPE, ROWS, leaky_onnx, manifest, recipe, reference, stateful_bundle
+from tiny_stateful import (
+    LABELS,
+    RECIPE,
+    ROWS,
+    JudgedLife,
+    leaky_onnx,
+    manifest,
+    plain,
+    recipe,
+    reference,
+    stateful_bundle,
+)
 
 from kymo.models.bundle import Bundle, load_bundle
 from kymo.models.predict import Classifier, Predictor, softmax
@@ -25,7 +36,7 @@ from kymo.models.registry.manifest import MODEL
 from kymo.models.run import run
 from kymo.models.serving.operator import Shadow
 from kymo.models.serving.outputs import ENDLESS
-from kymo.models.serving.partition import Limits, Pending
+from kymo.models.serving.partition import Limits
 from kymo.processors.recipe.load import parse_recipe
 from kymo.streams.chunk import Chunk, Window
 from kymo.streams.errors import BundleError, RecipeError
@@ -42,23 +53,10 @@ def model(number: int = 0) -> Predictor:
     return Predictor.to_serve(bundle(number), recipe())
 
 
-def plain(events: Sequence[bytes]) -> bytes:
-    """A window's events without the time of their making."""
-    return json.dumps([json.loads(event) | {"emitted_ns": 0} for event in events]).encode()
-
-
-class StatefulLife(Life):
-    """A worker whose windows a stateful bundle judges."""
+class StatefulLife(JudgedLife):
+    """A worker of the small recipe."""
 
     model = model()
-
-    def _judge(self, pending: Pending) -> None:
-        (made,) = self.model.serve([pending.output], [pending.session.memory])
-        if not pending.unacknowledged:
-            self.partition.acknowledge(pending)
-        else:
-            window = pending.output
-            self.judged.append((pending, (window.session, window.start_index, "", plain(made))))
 
 
 def recording(session: str, chunks: Sequence[Chunk]) -> Recording:
