@@ -119,6 +119,9 @@ class Intake(Spec):
 
 def runs_of(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Where it is true: from, to."""
+    count = np.count_nonzero(mask)  # mostly all or none, which is told quickly
+    if count in (0, len(mask)):
+        return [(0, len(mask))] if count else []
     edges = np.flatnonzero(np.diff(np.concatenate((np.zeros(1, bool), mask, np.zeros(1, bool))).astype(np.int8)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 

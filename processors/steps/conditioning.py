@@ -150,10 +150,10 @@ class SignalStage(StreamStage):
     def _take(self, data: Array) -> list[Chunk]:
         self._kept = np.concatenate((self._kept, data))
         rows = data[:, self._at].astype(np.float64)
-        there = np.asarray(np.isfinite(rows).all(axis=1))
-        if self.spec.fills or there.all():
+        finite = np.isfinite(rows)
+        if self.spec.fills or np.count_nonzero(finite) == finite.size:
             return self._give(self._line.push(rows))
-        out, at = list[Chunk](), 0
+        out, at, there = list[Chunk](), 0, np.asarray(finite.all(axis=1))
         for start, stop in [*runs_of(there), (len(rows), len(rows))]:
             if start > at:  # an input of a join is not there: as a gap, but said
                 width = len(self._at) if self._in_place else len(self.spec.into or self._out.format.channels)
@@ -279,13 +279,18 @@ class FilterLine(Line):
         if not count:
             return once[:0]
         # Each output is a product of its own: its bytes depend on its own samples alone.
-        windows = np.lib.stride_tricks.sliding_window_view(columns, self.lag + 1, axis=1)
-        return np.asarray(np.vecdot(windows, self._taps)).T
+        return np.asarray(np.vecdot(windows_of(columns, self.lag + 1), self._taps)).T
 
     def close(self) -> Real:
         if not self.lag or not len(self.ahead):
             return self.ahead[:0]
         return self._back(np.concatenate((self.ahead, np.repeat(self.ahead[-1:], self.lag, axis=0))))
+
+
+def windows_of(values: Real, size: int) -> Real:
+    """Views of so many numbers in a row of the last axis, as numpy's sliding_window_view, but quickly; of an array in C order."""
+    shape = (*values.shape[:-1], values.shape[-1] - size + 1, size)
+    return np.ndarray(shape, values.dtype, values, 0, (*values.strides, values.strides[-1]))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import scipy
 
 from kymo.processors.intake import runs_of
 from kymo.processors.spec import Spec, Stage, only
-from kymo.processors.steps.conditioning import Line, Real, SignalSpec
+from kymo.processors.steps.conditioning import Line, Real, SignalSpec, windows_of
 from kymo.processors.steps.maps import float_of
 from kymo.streams.chunk import Array, Format
 from kymo.streams.errors import FormatError
@@ -159,7 +159,7 @@ class BeatsLine(Line):
     def _averages(squares: Real, size: int, start: int, count: int) -> Real:
         """Means of `size` samples around each: of each a product of its own (law 1)."""
         first = start - size // 2
-        windows = np.lib.stride_tricks.sliding_window_view(squares[first : first + count + size - 1], size)
+        windows = windows_of(squares[first : first + count + size - 1], size)
         return np.asarray(np.vecdot(windows, np.full(size, 1 / size)))
 
     def _find(self, rows: Real, start: int, stop: int, out: Real) -> None:

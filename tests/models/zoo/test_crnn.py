@@ -155,5 +155,7 @@ def test_a_run_leaves_all_files_and_goes_on_from_them(tmp_path: Path) -> None:
     assert (parquet["side"] == "test").tolist() == test.tolist()
     np.testing.assert_allclose(parquet[list(LABELS)].sum(1), 1)
     assert (folder / "fig_Gingerbread_ResNetCRNN.png").stat().st_size > 1000
+    page = (folder / "report" / "report.html").read_text()
+    assert all(text in page for text in ("Epoch 2 of 3", "Learning curves", "Confusion", "Split by clip"))
     with pytest.raises(TrainingError, match="epoch 4 is not there"):
         whole.write(4)
