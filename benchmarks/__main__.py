@@ -24,6 +24,7 @@ class Extent:
     channel_samples: float
     seconds: float
     beside: Path | None
+    data: Path | None = None
 
     @property
     def work(self) -> Any:
@@ -54,6 +55,8 @@ ALONE: dict[str, Callable[[Extent], Any]] = {
     "synth": lambda extent: _of("synth").synth(extent.rounds),
     "magnetic": lambda _: _of("magnetic").magnetic(),
     "scores": lambda extent: _of("scores").scores(20 * extent.rounds),
+    "listeners": lambda _: _of("listeners").listeners(),
+    "music": lambda extent: _of("physiology").music(extent.data),
 }
 THROUGH_KAFKA: dict[str, Callable[[Any, Extent], Any]] = {
     "throughput": _throughput,
@@ -83,20 +86,25 @@ THROUGH_KAFKA: dict[str, Callable[[Any, Extent], Any]] = {
     type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True),
     help="Another checkout of Kymo; `throughput` then runs its worker, this one's and the bare loop, by turns.",
 )
-def main(
-    chosen: tuple[str, ...], out: Path | None, rounds: int, size: float, seconds: float, beside: Path | None
-) -> None:
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="For `music`: the study's sheets Pnn.xlsx and videos nn.mp4.",
+)
+def main(chosen: tuple[str, ...], out: Path | None, beside: Path | None, data: Path | None, **sizes: Any) -> None:
     """Measure Kymo beside its peers, on this machine, in one run.
 
     Example: python -m benchmarks throughput latency --rounds 5
     """
     if beside is not None and not (beside / "streams").exists():
         raise click.BadParameter(f"{beside} is no checkout of Kymo: it has no folder `streams`", param_hint="--beside")
+    if "music" in chosen and data is None:
+        raise click.UsageError("music needs --data, the folder of the study's sheets and videos")
     found: dict[str, Any] = {"machine": machine()}
     click.echo("".join(f"{key}: {value}\n" for key, value in found["machine"].items()))
-    extent = Extent(rounds, size * 1e6, seconds, beside)
+    extent = Extent(sizes["rounds"], sizes["size"] * 1e6, sizes["seconds"], beside, data)
     for name in (*ALONE, *THROUGH_KAFKA) if not chosen or "all" in chosen else chosen:
-        if name not in found:
+        if name not in found and (name != "music" or data):
             rows = _measured(name, extent)
             tables = rows if isinstance(rows, dict) else {name: rows}
             click.echo("".join(f"## {title}\n\n{table(title, rows)}\n\n" for title, rows in tables.items()))

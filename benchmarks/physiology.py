@@ -1,4 +1,4 @@
-"""How well a piece's genre is told from a listener's signals. In: clips of `kymo prepare physiology`, and their sheets. Out: figures.
+"""How well a piece's genre is told from a listener's signals. In: the study's videos and sheets. Out: figures.
 
 Protocols: the source's (a fifth of the clips at random tests, whosever they are; the accuracy of the last epoch, and of the epoch that is
 best on those very clips), and two in which nothing of the person, or of the piece, was learned from; there an epoch is chosen by other
@@ -7,21 +7,11 @@ a person's halves are dealt anew, since genres came in blocks and what drifts in
 
 What gives a genre away is shown apart: a piece's length, its place in the session, the person and half. All else sees as many seconds of
 each clip.
-
-    python -m benchmarks.physiology CLIPS.mcap SHEETS [--only crnn|baselines] [--nulls 1000] [--out FIGURES.json]
-
-Of SIMULATED listeners, whose genres differ by what is planted and by nothing else, the same is told without data:
-
-    python -m benchmarks.physiology --only planted [--people 24]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -220,7 +210,7 @@ def judged(study: Study, model: Model, kind: str, nulls: int) -> dict[str, Any]:
     if nulls:
         share = float((1 + (right[1:] >= right[0]).sum()) / len(right))
         null = {"null_mean": float(right[1:].mean()), "null_95": float(np.quantile(right[1:], 0.95)), "p": share}
-    return {"accuracy": float(right[0]), "interval": scores["interval"]["accuracy"], **null, "nulls": nulls}
+    return {"accuracy": float(right[0]), "interval": scores["interval"]["accuracy"], **null, "n": len(genres)}
 
 
 def crnn(study: Study, epochs: int = 12, **parameters: Any) -> Model:
@@ -262,122 +252,42 @@ def source_runs(study: Study, epochs: int = 25, splits: int = 10, **parameters: 
             accuracy = CrnnRun(model, clips, Path(folder), 42 + seed).train(epochs).curves["test_accuracy"]
         best.append(max(accuracy))
         last.append(accuracy[-1])
-    facts = {"best": np.mean(best), "best_sd": np.std(best), "last": np.mean(last), "last_sd": np.std(last)}
-    return {"test_clips": int(test.sum()), "splits": splits, **{name: float(value) for name, value in facts.items()}}
+    return {
+        when: {"accuracy": float(np.mean(each)), "sd": float(np.std(each)), "n": splits}
+        for when, each in (("best epoch", best), ("last epoch", last))
+    }
 
 
-def physiology(study: Study, nulls: int, only: str | None, tell: Callable[[str], None]) -> dict[str, Any]:
-    """All figures."""
+def music(data: Path, nulls: int = 1000) -> list[dict[str, Any]]:
+    """A row each of what tells, and protocol; `nulls` permutations, and at most 20 of the CRNN."""
+    from kymo.lab.prepare.physiology import ClipPlan, prepare_physiology
+
+    with tempfile.TemporaryDirectory() as folder:
+        facts = prepare_physiology(data, Path(folder), ClipPlan(size=64, videos=False))
+        study = load(Path(facts["clips_file"]), data)
     models: dict[str, Model] = {
+        "frames: CRNN, small": crnn(study),
+        "EDA: MiniRocket": rocket(study),
+        "EDA: level and responses, logistic regression": logistic(skin_features(study)),
+        "colours of the video, logistic regression": logistic(video_features(study)),
         "length of the piece": nearest(study.seconds),
         "place in the session": nearest(study.place),
-        "length and place": nearest(study.seconds, study.place),
-        "person and half": nearest(study.half),
-        "MiniRocket, EDA": rocket(study),
-        "logistic regression, EDA": logistic(skin_features(study)),
-        "logistic regression, video": logistic(video_features(study)),
+        "person and half of the session": nearest(study.half),
     }
-    n, kinds = len(study.genre), ("person", "piece")
-    found: dict[str, Any] = {"clips": n, "labels": study.labels, "seconds": study.eda.shape[1] / EDA_HZ}
-
-    def add(protocol: str, name: str, scores: dict[str, Any]) -> None:
-        found.setdefault(protocol, {})[name] = scores
-        tell(f"{protocol}: {name}: {json.dumps(scores)}")
-
-    if only != "baselines":
-        add("source", "CRNN, small", source_runs(study))
-        for kind in kinds:
-            add(f"leave one {kind} out", "CRNN, small", judged(study, crnn(study), kind, min(nulls, 20)))
-    for name, model in models.items() if only != "crnn" else ():
-        truths = study.genre[:, np.newaxis]
-        splits = [(model(*part, truths)[0].argmax(1) == study.genre[part[1]]).mean() for part in random_folds(n)]
-        add("source", name, {"mean": float(np.mean(splits)), "sd": float(np.std(splits))})
-        for kind in kinds:
-            add(f"leave one {kind} out", name, judged(study, model, kind, nulls))
-    return found
-
-
-def planted(people: int, effect: bool = True, clip_s: int = 180) -> tuple[Study, Floats]:
-    """Two clips a genre of each simulated listener, in any order, and each clip's true rate of responses and of the heart.
-
-    People differ in level, noise and both rates; frames are those of the step `animation`, skin and pulse alone, a frame every 4 s.
-    """
-    from kymo.lab.synth.listeners import RATES, Part, simulate_parts
-    from kymo.processors.steps.animation import Animation
-
-    fmt = signal_format("listener", ("eda", "bvp"), 16)
-    step = Animation(height=64, width=64, rate_hz=0.25, eda=(-3, 3), bvp=(-60, 60)).at(fmt)
-    genres = ["classical", "instrumental", "pop"]
-    frames, skin, truth, rates, places = (list[Any]() for _ in range(5))
-    for person in range(people):
-        draw = np.random.default_rng([7, person])
-        own_scr, own_heart = 6 * draw.lognormal(0, 0.3), draw.normal(70, 8)
-        order = draw.permutation([0, 0, 1, 1, 2, 2])
-        plan = [
-            Part(clip_s, own_scr * (0.67, 1, 1.5)[i] ** effect, own_heart + (i - 1) * 5 * effect, genres[i])
-            for i in order
+    rows = [
+        {"protocol": "published", "peer": f"frames: CRNN, small, {when}"} | scores
+        for when, scores in source_runs(study).items()
+    ]
+    truths = study.genre[:, np.newaxis]
+    for name, model in models.items():
+        if model is not models["frames: CRNN, small"]:
+            rights = [
+                (model(*part, truths)[0].argmax(1) == study.genre[part[1]]).mean() for part in random_folds(len(truths))
+            ]
+            rows.append({"protocol": "published", "peer": name, "accuracy": float(np.mean(rights)), "n": len(rights)})
+        most = min(nulls, 20) if name.startswith("frames") else nulls
+        rows += [
+            {"protocol": f"unknown {kind}", "peer": name} | judged(study, model, kind, most)
+            for kind in ("person", "piece")
         ]
-        signals = simulate_parts(plan, person, 2 * draw.lognormal(0, 0.5), draw.uniform(0.005, 0.03))
-        ticks = np.arange(len(plan) * clip_s * 16) / 16
-        eda, bvp = (
-            np.interp(ticks, np.arange(len(signals[k])) / RATES[k], signals[k].astype(np.float64))
-            for k in ("eda", "bvp")
-        )
-        both = np.stack([(eda - eda.mean()) / eda.std(), bvp]).astype(np.float32)
-        for place, part in enumerate(plan):
-            frames.append(step.kernel(both[:, place * clip_s * 16 : (place + 1) * clip_s * 16], fmt))
-            skin.append(signals["eda"][place * clip_s * EDA_HZ : (place + 1) * clip_s * EDA_HZ])
-            rates.append((part.scr_per_min, part.heart_rate))
-        truth += order.tolist()
-        places += range(1, 7)
-    named = np.repeat([f"P{i:03}" for i in range(people)], 6)
-    names = [f"{name}-{place}" for name, place in zip(named, places, strict=True)]
-    arrays = (named, np.array(truth), np.array(places), np.full(len(truth), float(clip_s)))
-    shape = replace(step.output({"listener": fmt}), rows=len(frames[0]))
-    return Study(np.stack(frames), np.stack(skin), np.array(truth), genres, names, *arrays, shape), np.array(rates)
-
-
-def planted_figures(people: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Each person unknown: what a classifier makes of the true rates, of the EDA, and the CRNN of frames; with the effect and without."""
-    found: dict[str, Any] = {"people": people}
-    for name, effect in (("planted", True), ("nothing planted", False)):
-        study, rates = planted(people, effect)
-        models = {
-            "true rates": logistic(np.log(rates)),
-            "true rates, beside the person's own": logistic(_by_person(np.log(rates), study.person)),
-            "logistic regression, EDA": logistic(skin_features(study)),
-            "logistic regression, frames": logistic(video_features(study)),
-            "CRNN, small, frames": crnn(study, epochs=30, batch_size=16),
-        }
-        found[name] = {}
-        for what, model in models.items():
-            found[name][what] = judged(study, model, "person", 0)
-            tell(f"{name}: {what}: {json.dumps(found[name][what])}")
-    return found
-
-
-def main() -> None:
-    """Print and store the figures."""
-    parser = argparse.ArgumentParser(description="How well a piece's genre is told.")
-    parser.add_argument("clips", type=Path, nargs="?")
-    parser.add_argument("sheets", type=Path, nargs="?")
-    parser.add_argument("--people", type=int, default=24)
-    parser.add_argument("--nulls", type=int, default=1000)
-    parser.add_argument("--only", choices=["crnn", "baselines", "planted"])
-    parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
-    started, tell = time.monotonic(), lambda line: print(line, file=sys.stderr, flush=True)
-    if asked.only == "planted":
-        found = planted_figures(asked.people, tell)
-    elif asked.clips and asked.sheets:
-        found = physiology(load(asked.clips, asked.sheets), asked.nulls, asked.only, tell)
-    else:
-        parser.error("CLIPS.mcap and SHEETS are missing; only --only planted takes none")
-    text = json.dumps(found | {"elapsed_s": round(time.monotonic() - started)}, indent=1)
-    if asked.out:
-        asked.out.write_text(text + "\n")
-    print(text)
-
-
-if __name__ == "__main__":
-    main()
+    return rows

@@ -17,16 +17,16 @@ from benchmarks.__main__ import ALONE, main
 from benchmarks.animation import animation
 from benchmarks.archive import TITLES, archive
 from benchmarks.frames import frames
+from benchmarks.listeners import GENRES, judged, planned
 from benchmarks.load import Workload
 from benchmarks.peer import Task
 from benchmarks.peer_bare import take
-from benchmarks.physiology import planted
 from benchmarks.real_time import real_time
 from benchmarks.rig import LABELS, NETWORK, Rig, recipe_text, rig
 from benchmarks.slow import slow
 from benchmarks.takeover import takeover
 from kymo.models.onnx_model import OnnxModel
-from kymo.processors.recipe.load import parse_recipe
+from kymo.processors.recipe.load import INSTALLED, parse_recipe
 from kymo.streams.chunk_pb2 import Chunk as Message
 from kymo.streams.codec import ChunkCodec
 
@@ -106,16 +106,26 @@ def test_animation() -> None:
     assert rows[0]["kymo_is_faster_by"] == 1
 
 
-def test_what_is_planted_is_in_the_signals() -> None:
-    pytest.importorskip("neurokit2")
-    study, rates = planted(3, clip_s=60)
-    assert study.frames.shape == (18, 12, 64, 64, 3)
-    for person in np.unique(study.person):
-        own = study.person == person
-        low, middle, high = (rates[own & (study.genre == i)] for i in range(3))
-        np.testing.assert_allclose(low, middle * (0.67, 1) - (0, 5))
-        np.testing.assert_allclose(high, middle * (1.5, 1) + (0, 5))
-    assert len(np.unique(planted(1, effect=False, clip_s=60)[1], axis=0)) == 1
+def test_what_is_planted_in_listeners() -> None:
+    for effect in (True, False):
+        calm, *clips = planned(np.random.default_rng(1), effect)
+        assert sorted(clip.label for clip in clips) == sorted(2 * GENRES)
+        for clip in clips:
+            i = GENRES.index(clip.label)
+            assert clip.scr_per_min == pytest.approx(calm.scr_per_min * (0.67, 1, 1.5)[i] ** effect)
+            assert clip.heart_rate == pytest.approx(calm.heart_rate + (-5, 0, 5)[i] * effect)
+
+
+@pytest.mark.slow
+def test_listeners() -> None:
+    for needed in ("neurokit2", "torch", "sklearn"):
+        pytest.importorskip(needed)
+    text = (INSTALLED / "listener.toml").read_text()
+    recipe = parse_recipe(text.replace("folds = 3", "folds = 0").replace("epochs = 10", "epochs = 1"))
+    rows = judged(recipe, True, (2, 2), 80)
+    assert [row["n"] for row in rows] == [12] * 3
+    assert rows[1]["accuracy"] == 1  # what a classifier on rates beside the own tells
+    assert report.table("listeners", rows).count("\n") == 4
 
 
 def test_network_is_the_same_in_any_batch() -> None:

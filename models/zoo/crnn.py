@@ -34,6 +34,7 @@ BACKBONES: dict[str, tuple[tuple[int, ...], tuple[int, ...], str]] = {
 QUIRKS = ("softmax", "last_layer", "batch_norm")
 _MEAN, _DEVIATION = (0.486, 0.457, 0.405), (0.228, 0.223, 0.226)  # of red, green, blue from 0 to 1, as published
 _AT_ONCE = 64  # frames that features are computed of together
+_TYPICAL, _FEW = 128, 16  # windows that batch normalisation is settled by, and of them at once
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,12 @@ class Crnn(TorchArchitecture):
             training = replace(training, windows=features)
             validation = validation and replace(validation, windows=self.features(validation.windows))
             net.takes_features = True
+        if not net.frozen:
+            net.typical = training.windows[:: -(-len(training.windows) // _TYPICAL)]
         try:
             super().fit(training, validation, options, on_epoch)
         finally:
-            net.takes_features = before
+            net.takes_features, net.typical = before, None
 
     def features(self, windows: Array) -> Array:
         """What the backbone sees in each frame, ``(n, frames, features)``; NaN in frames that are padding."""
@@ -147,6 +150,7 @@ class CrnnNetwork(nn.Module):
         self.frame, self.pixels, self.quirks = (colours, *sides), pixels, frozenset(p["quirks"])
         self.fixed, self.takes_features = p["frozen"] and "batch_norm" not in self.quirks, False
         self.frozen, self.state_size = p["frozen"], 2 * p["layers"] * p["units"]
+        self.typical: Array | None = None  # windows that a backbone which learns is settled by
         self.layers, self.units = p["layers"], p["units"]
         backbone, width = _backbone(p, colours)
         backbone.requires_grad_(not p["frozen"])
@@ -168,10 +172,25 @@ class CrnnNetwork(nn.Module):
 
     def train(self, mode: bool = True) -> CrnnNetwork:
         """Learn or not; a frozen backbone stays as it is, but for the source's way."""
+        if self.training and not mode and self.typical is not None:
+            self._settle(self.typical)
         super().train(mode)
         if self.fixed:
             self.encoder["backbone"].eval()
         return self
+
+    def _settle(self, windows: Array) -> None:
+        """Have the backbone's batch normalisation know what its weights make of windows: its running statistics lag behind."""
+        norms = [module for module in self.encoder["backbone"].modules() if isinstance(module, nn.BatchNorm2d)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # of all batches alike
+        with torch.no_grad():
+            for i in range(0, len(windows), _FEW):
+                self.features(torch.from_numpy(np.array(windows[i : i + _FEW], np.float32)).to(self.mean.device))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
     def features(self, windows: Tensor) -> Tensor:
         """Turn ``(n, frames, height, width, colours)`` into ``(n, frames, features)``."""

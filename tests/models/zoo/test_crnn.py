@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from kymo.models.training.crnn_run import ClipSet, CrnnRun, random_split  # noqa
 from kymo.models.training.export import export_stateful, load_stateful  # noqa: E402
 from kymo.models.zoo import FitOptions, Samples  # noqa: E402
 from kymo.models.zoo.crnn import Crnn  # noqa: E402
-from kymo.streams.chunk import Format  # noqa: E402
+from kymo.processors.steps.animation import Animation  # noqa: E402
+from kymo.streams.chunk import Format, signal_format  # noqa: E402
 from kymo.streams.errors import TrainingError  # noqa: E402
 
 LABELS = ("classical", "instrumental", "pop")
@@ -76,6 +78,28 @@ def test_what_a_fresh_frozen_backbone_sees_is_learned_although_it_hardly_varies(
     model = network(dense=(64, 32), embedding=16, units=16, layers=1, decoder=0)
     model.fit(Samples(windows, classes), None, FitOptions(epochs=25, schedule="none"), lambda _: None)
     assert (model.predict(windows).argmax(1) == classes).mean() > 0.9
+
+
+@pytest.mark.parametrize("effect", [True, False])
+def test_a_backbone_that_learns_tells_in_frames_how_often_the_skin_responds(effect: bool) -> None:
+    """Of unseen clips; and what is not there it does not tell."""
+    random, fmt = np.random.default_rng(0), signal_format("skin", ("eda",), 4)
+    step = Animation(height=40, width=40, rate_hz="0.1", eda=(-2, 2)).at(fmt)
+    classes, seconds, windows = np.arange(300) % 3, np.arange(180) / 4, []
+    for i in classes:
+        period_s = (4, 8, 20)[i if effect else random.integers(3)] * random.uniform(0.9, 1.1)
+        wave = random.uniform(0.7, 1.3) * np.sin(2 * np.pi * (seconds / period_s + random.random()))
+        signal = random.normal(0, 0.5) + wave + random.normal(0, 0.1, len(seconds))
+        windows.append(step.kernel(signal[None].astype(np.float32), fmt).astype(np.float32))
+    frames, learned = np.stack(windows), np.arange(300) < 200
+    shape = replace(step.output({"skin": fmt}), rows=len(windows[0]))
+    parameters = {**Crnn.cpu_sized, "dense": (), "batch_size": 10}
+    model = Crnn(shape, LABELS, parameters, 0)
+    model.fit(
+        Samples(frames[learned], classes[learned]), None, FitOptions(epochs=12, schedule="cosine"), lambda _: None
+    )
+    right = (model.predict(frames[~learned]).argmax(1) == classes[~learned]).mean()
+    assert right > 0.8 if effect else right < 0.55
 
 
 @pytest.mark.parametrize("frozen", [True, False])
