@@ -68,7 +68,9 @@ THROUGH_KAFKA: dict[str, Callable[[Any, Extent], Any]] = {
     "takeover": lambda rig, extent: _of("takeover").takeover(rig, extent.work, extent.rounds),
     "frames": lambda rig, _: _of("frames").frames(rig),
     "joined": lambda rig, extent: _of("joined").joined(rig, seconds=extent.seconds),
-    "conditioned": lambda rig, extent: _of("joined").conditioned(rig, seconds=max(extent.seconds, 150.0)),
+    "conditioned": lambda rig, extent: [
+        row for sessions in (60, 100) for row in _of("joined").conditioned(rig, sessions, max(extent.seconds, 115.0))
+    ],
     "slow": lambda rig, extent: _of("slow").slow(rig, seconds=min(extent.seconds, 40.0)),
 }
 
