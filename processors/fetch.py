@@ -145,7 +145,8 @@ class Fetch:
                     [confluent_kafka.TopicPartition(tp.topic, tp.partition, at) for tp, at in offsets.items()]
                 )
             if several:
-                paused = self._pause(leaders(taken_ms, self._unread(expected)), paused)
+                ahead = leaders(taken_ms, expected)  # seldom any: asking where partitions end takes longer
+                paused = self._pause(leaders(taken_ms, self._unread(expected)) if ahead else ahead, paused)
             if (first := self._consumer.poll(_POLL_S)) is None:
                 continue
             batch, ends = Batch(), dict[TopicPartition, int]()
