@@ -251,7 +251,7 @@ class ModalityDropout(Variation):
 
 @dataclass(frozen=True, kw_only=True)
 class Pose(Variation):
-    """A body as seen from elsewhere, by another estimator: of joints about the middle of the hips, all frames of a window alike.
+    """A body as seen from elsewhere, by another estimator: of joints relative to the body, all frames of a window alike.
 
     Channels ``NAME_found``, and joints at (0, 0), which were not found, go with their joints.
     """
@@ -259,7 +259,7 @@ class Pose(Variation):
     mirror: Share = 0.5  # probability that left and right change places
     degrees: Annotated[float, Rules(minimum=0, maximum=180)] = 10.0  # largest turn in the image
     share: Factor = 0.1  # larger or smaller by up to it
-    noise: Factor = 0.05  # of each coordinate, normal, in lengths of the torso
+    noise: Factor = 0.05  # of each coordinate, normal, in the joints' unit
     lost: Share = 0.05  # probability that a joint is not found
 
     def fit(self, fmt: Format, inputs: Inputs) -> Callable[[Windows, Random], Windows]:

@@ -191,6 +191,7 @@ STEP_EXAMPLES: list[tuple[str, dict[str, Any], Format]] = [
     ("fill_joints", {"longest_s": 0.3}, POSE),
     ("fill_joints", {"by": "line", "longest_s": 0.2, "channels": ("left_hip_x", "left_hip_y")}, POSE),
     ("normalise_pose", {"found": True, "place": True, "limit": 3}, POSE),
+    ("normalise_pose", {"by": "shoulders"}, POSE),
     ("normalise_pose", {"by": "image", "width": 640, "height": 480}, replace(POSE, dtype="int16")),
     ("one_euro", {"beta": 0.1}, POSE),
     ("joint_features", {"velocities": True}, POSE),

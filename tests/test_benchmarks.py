@@ -14,6 +14,7 @@ from scipy.signal import spectrogram
 
 from benchmarks import end_to_end, load, peer, report, truth
 from benchmarks.__main__ import ALONE, main
+from benchmarks.activity import forest, published
 from benchmarks.animation import animation
 from benchmarks.archive import TITLES, archive
 from benchmarks.frames import frames
@@ -178,6 +179,14 @@ def test_a_comparison_is_shown_and_kept(tmp_path: Path, monkeypatch: pytest.Monk
     result = CliRunner().invoke(main, ["kernels", "--rounds", "1", "--out", str(tmp_path / "out" / "a.json")])
     assert "| - | float32 | a | 1,234 | - | - |\n| - | float32 | b | - | - | - |\n" in result.output
     assert json.loads((tmp_path / "out" / "a.json").read_text())["kernels"] == rows
+
+
+def test_other_ways_to_tell_an_activity() -> None:
+    pytest.importorskip("tensorflow")
+    classes = np.arange(60) % 2
+    windows = np.random.default_rng(0).normal(classes[:, None, None] * 3, 1, (60, 9, 34)).astype(np.float32)
+    assert np.array_equal(forest(windows[:40], classes[:40], windows[40:]), classes[40:])
+    assert published(windows[:40], classes[:40], windows[40:], epochs=60).tolist() == classes[40:].tolist()
 
 
 def test_beside_wants_a_checkout(tmp_path: Path) -> None:

@@ -219,6 +219,31 @@ def test_two_devices_live(joined: tuple[Place, dict[str, str]], broker: str, pre
         assert place.run(*doctor, **settings).stdout.splitlines()[-4:] == explained.text.splitlines()
 
 
+@pytest.mark.slow
+def test_a_few_lines_train_and_serve(tmp_path: Path, broker: str, prefix: str) -> None:
+    pytest.importorskip("tensorflow", reason="training needs tensorflow")
+    place, random = place_of(tmp_path), np.random.default_rng(0)
+    for name, side in (("training_data_guitar", -1), ("training_data_yoga", 1), ("new", 1)):
+        body = random.uniform(200, 400, (8, 1, 17, 2)) + [side * 300, 0] * (np.arange(17) < 5)[:, None]  # leant over
+        rows = np.repeat(body, 9, axis=1).reshape(-1, 2).tolist()
+        text = "".join(f"{chr(65 + i % 17)},{x:.0f},{y:.0f}\n" for i, (x, y) in enumerate(rows))
+        (tmp_path / f"{name}.csv").write_text(f"keypoint,x,y\n{text}")
+    recipe = (ROOT / "recipes" / "activity.toml").read_text()
+    small = {"[128, 128, 128]": "[8, 8, 8]", "epochs = 40": "epochs = 30", "folds = 5": "folds = 0"}
+    for old, new in small.items():
+        assert old in recipe
+        recipe = recipe.replace(old, new)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "activity.toml").write_text(recipe)
+    (block,) = blocks("docs/activity.md", "python", "Train and serve")
+    assert len(block.text.splitlines()) < 10
+    with served(place, [sys.executable, "-c", block.text], broker, prefix) as settings:
+        place.run("kymo", "replay", "new.csv", "--recipe", "activity", "--speed", "max", **settings)
+        events = online(place, ["kymo", "events", "--recipe", "activity"], settings, 8)
+    assert events == sorted(map(without_time, place.run("kymo", "run", "activity", "new.csv").stdout.splitlines()))
+    assert len(events) == 8
+
+
 def without_time(event: str) -> str:
     """An event's line without the one field that may differ."""
     return re.sub(r'"emitted_ns":\d+', "", event)

@@ -256,7 +256,7 @@ def test_a_bundle_runs_without_kymo(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 def test_a_bundle_holds_what_its_page_says() -> None:
     members = set(words(table("The bundle", "member of the manifest")))
-    for name in ("basicmotions", "magnetic"):
+    for name in ("basicmotions", "magnetic", "activity"):
         manifest = json.loads((ROOT / "models" / "shipped" / name / "manifest.json").read_text())
         assert set(manifest) - members == set()
 

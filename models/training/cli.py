@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kymo.models.training.train import Trained
     from kymo.streams.readers.files import Experiment
 
-_MOST_COLUMNS, _MOST_NAMES = 8, 8
+_MOST_COLUMNS, _MOST_NAMES, _MOST_PEOPLE = 8, 8, 100
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -49,7 +49,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="Keep a quarter of the sessions from training; promote only what beats the champion on them by more than chance.",
 )
 @click.option("--report/--no-report", default=True, help="Whether the bundle holds a page with figures.")
-@click.option("--weights-out", type=_FILE, help="Save the weights, of the framework's own kind, to this file too.")
+@click.option(
+    "--weights-out",
+    type=_FILE,
+    help="Save the weights, of the framework's own kind, to this file too; X.tflite or X.int8.tflite: the network of Keras as TFLite.",
+)
 @click.option("--history-out", type=_FILE, help="Save the epochs' numbers to this JSON file too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def train_command(
@@ -236,7 +240,8 @@ def _print_classes(console: Console, scores: dict[str, Any]) -> None:
         click.echo(text if scores["beats_guessing"] else f"no better than guessing by more than chance: {text}")
     if missing := scores.get("not_judged"):
         click.echo(f"not judged: {', '.join(missing)}; no recording of that is among these, so no score counts it")
-    for subject, brief in scores.get("per_subject", {}).items():
+    people = scores.get("per_subject", {})
+    for subject, brief in people.items() if len(people) <= _MOST_PEOPLE else ():
         console.print(f"  {subject or 'no subject'}: {many(brief['n'], 'recording')} {brief['accuracy']:.1%}")
 
 

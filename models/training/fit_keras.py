@@ -13,7 +13,7 @@ import io
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,6 +93,18 @@ def predict_keras(model: Any, windows: Array) -> Array:
         for i in range(0, len(windows), _PREDICT)
     ]
     return np.concatenate(parts)
+
+
+def keras_to_tflite(model: Any, shape: Sequence[int], int8: bool) -> bytes:
+    """Write a model as TFLite of built-in operations, for one window of this shape at a time; `int8`: its kernels in whole numbers."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    window = tf.TensorSpec((1, *shape), tf.float32)
+    function = tf.function(lambda windows: model(windows, training=False)).get_concrete_function(window)
+    # The converter itself freezes variables, but not in the body of a loop, as an LSTM is one.
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([convert_variables_to_constants_v2(function)])
+    converter.optimizations = [tf.lite.Optimize.DEFAULT] if int8 else []
+    return bytes(converter.convert())
 
 
 class _KerasLoop(FitLoop):
@@ -195,4 +207,4 @@ def _mixed_precision(model: Any, options: FitOptions) -> Iterator[bool]:
             model.predict_function = None  # compiled under the other policy
 
 
-__all__ = ["fit_keras", "keras", "predict_keras", "prepare_keras", "tf"]
+__all__ = ["fit_keras", "keras", "keras_to_tflite", "predict_keras", "prepare_keras", "tf"]

@@ -226,9 +226,17 @@ def _write_run(
     if history_out:
         _save(history_out, (json.dumps(record.history, indent=1) + "\n").encode())
     if weights_out:
-        weights = getattr(final.model, "weights", None)
-        _save(weights_out, weights() if callable(weights) else exported.model)
+        _save(weights_out, _weights_of(final.model, weights_out.name) or exported.model)
     return load_bundle(path)
+
+
+def _weights_of(model: Any, name: str) -> bytes:
+    """The weights as a file of this name holds them; nothing where a model has none but its ONNX."""
+    if not name.endswith(".tflite"):
+        return bytes(model.weights()) if hasattr(model, "weights") else b""
+    if not hasattr(model, "tflite"):
+        raise TrainingError(f'{name}: only networks of Keras become TFLite, such as architecture = "recurrent"')
+    return bytes(model.tflite(name.endswith(".int8.tflite")))
 
 
 def _manifest_of(

@@ -103,7 +103,7 @@ class Architecture(Protocol):
     see :func:`takes`), ``at_once = True`` (it learns without epochs), ``several_heads = True`` (its ``__init__`` then
     takes ``heads``, see below), ``search``, by parameter the values that ``kymo train --search`` may try (see
     :mod:`kymo.models.training.candidates`), and ``weights()``, bytes of the framework's own kind for
-    ``kymo train --weights-out``.
+    ``kymo train --weights-out``, as is ``tflite(int8)``.
 
     Its output has a column for each label, then those of each further head in order: one matrix, so that one ONNX
     output carries all. With ``several_heads`` the constructor is ``(fmt, labels, parameters, seed, heads)``.

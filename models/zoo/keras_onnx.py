@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kymo.models.onnx_model import NEXT_STATE, STATE
-from kymo.models.training.fit_keras import fit_keras, keras, predict_keras, prepare_keras
+from kymo.models.training.fit_keras import fit_keras, keras, keras_to_tflite, predict_keras, prepare_keras
 from kymo.models.zoo.network import Network
 from kymo.models.zoo.onnx_graph import Graph
 from kymo.streams.chunk import Array
@@ -55,6 +55,10 @@ class KerasArchitecture(Network):
             path = Path(folder) / "model.weights.h5"
             self.model.save_weights(path)
             return path.read_bytes()
+
+    def tflite(self, int8: bool) -> bytes:
+        """Write TFLite of built-in operations, for one window at a time; `int8`: kernels are whole numbers, activations float32."""
+        return keras_to_tflite(self.model, self.shape, int8)
 
     def export(self, path: Path, input_name: str, output_name: str) -> None:
         path.write_bytes(keras_to_onnx(self.model, input_name, output_name))

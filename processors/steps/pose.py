@@ -134,9 +134,9 @@ class FillLine(Line):
 
 @dataclass(frozen=True)
 class NormalisePose(MapSpec):
-    """Joints relative to the middle of the hips, in lengths of the torso; or to the image, from 0 to 1."""
+    """Joints relative to the hips, in lengths of the torso; to the shoulders, in the spread of all joints; or to the image."""
 
-    by: Annotated[str, Rules(enum=("torso", "image"))] = "torso"
+    by: Annotated[str, Rules(enum=("torso", "shoulders", "image"))] = "torso"
     width: Amount = 0.0  # of the image, as the joints count it
     height: Amount = 0.0
     limit: Amount = 0.0  # what is further than this from the middle is put there, where a torso that is hardly seen makes it so; 0: none
@@ -149,7 +149,7 @@ class NormalisePose(MapSpec):
         if {self.width > 0, self.height > 0} != {self.by == "image"}:
             raise FormatError('normalise_pose: width and height are those of the image, needed with by = "image" alone')
         if self.by == "image" and (self.place or self.limit):
-            raise FormatError('normalise_pose: limit and place are of by = "torso"')
+            raise FormatError("normalise_pose: limit and place are of what is relative to the body")
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
         fmt = only(inputs)
@@ -171,7 +171,7 @@ class NormalisePose(MapSpec):
         if self.by == "image":
             x, y = x / self.width, y / self.height
         else:
-            x, y, *place = (self._limited(values) for values in _of_the_body(joints, x, y, found))
+            x, y, *place = (self._limited(values) for values in _of_the_body(joints, x, y, found, self.by))
             if self.place:
                 out[..., -2], out[..., -1] = place
         joints.put(out, x, y, found)
@@ -183,20 +183,24 @@ class NormalisePose(MapSpec):
         return np.clip(values, -self.limit, self.limit) if self.limit else values
 
 
-def _of_the_body(joints: Joints, x: Real, y: Real, found: Bools) -> tuple[Real, ...]:
-    """Joints less the middle of the hips, by the length of the torso, and that middle by it. Without a hip: less the middle of all that
-    were found; without a torso: by their root mean square distance from there."""
+def _of_the_body(joints: Joints, x: Real, y: Real, found: Bools, by: str) -> tuple[Real, ...]:
+    """Joints less the middle of hips or shoulders, by the torso's length or the spread of all (their root mean square distance from their
+    own middle), and that middle by it. What rests on joints that were not found is the middle, and the spread, of those that were."""
     hips, shoulders = (joints.among(*(side + part for side in _SIDES)) for part in ("hip", "shoulder"))
     every = range(len(joints.names))
-    (hip_x, hip_y, hip), (top_x, top_y, top), (all_x, all_y, _) = (
-        _middle(x, y, found, at) for at in (hips, shoulders, every)
-    )
-    centre_x, centre_y = np.where(hip, hip_x, all_x), np.where(hip, hip_y, all_y)
-    x, y = x - centre_x[..., None], y - centre_y[..., None]
-    square, _, _ = _middle(x * x + y * y, y, found, every)
-    torso = np.where(hip & top, np.hypot(top_x - hip_x, top_y - hip_y), np.sqrt(square))
-    torso = np.where(torso > 0, torso, 1.0)[..., None]
-    return x / torso, y / torso, centre_x / torso[..., 0], centre_y / torso[..., 0]
+    hip_x, hip_y, hip = _middle(x, y, found, hips)
+    top_x, top_y, top = _middle(x, y, found, shoulders)
+    all_x, all_y, _ = _middle(x, y, found, every)
+    square, _, _ = _middle((x - all_x[..., None]) ** 2 + (y - all_y[..., None]) ** 2, y, found, every)
+    size = np.sqrt(square)
+    if by == "torso":
+        size = np.where(hip & top, np.hypot(top_x - hip_x, top_y - hip_y), size)
+        centre_x, centre_y = np.where(hip, hip_x, all_x), np.where(hip, hip_y, all_y)
+    else:
+        centre_x, centre_y = np.where(top, top_x, all_x), np.where(top, top_y, all_y)
+    size = np.where(size > 0, size, 1.0)
+    x, y = ((values - centre[..., None]) / size[..., None] for values, centre in ((x, centre_x), (y, centre_y)))
+    return x, y, centre_x / size, centre_y / size
 
 
 def _middle(x: Real, y: Real, found: Bools, at: Sequence[int]) -> tuple[Real, Real, Bools]:

@@ -297,3 +297,23 @@ def test_dropout_of_each_layer() -> None:
         TrainingError, match="dropout has 1 numbers; expected one behind each layer, the dense one too: 3"
     ):
         made("recurrent", 9, (34,), units=[4, 4], dense=3, dropout=[0.3])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the interpreter is about to move to a package of its own
+def test_tflite_says_what_the_network_says() -> None:
+    from kymo.models.training.fit_keras import tf
+
+    model = made("recurrent", 9, (34,), units=[32, 32], dense=32, batch_norm=True, masking=False)
+    windows, sizes = noise(5, 9, 34), []
+    settled(model, windows)
+    for int8, tolerance in ((False, 1e-4), (True, 0.05)):
+        content = model.tflite(int8)
+        interpreter = tf.lite.Interpreter(model_content=content)
+        interpreter.allocate_tensors()
+        (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+        for window, logits in zip(windows, model.predict(windows), strict=True):
+            interpreter.set_tensor(taken["index"], window[None])
+            interpreter.invoke()
+            np.testing.assert_allclose(interpreter.get_tensor(given["index"])[0], logits, atol=tolerance)
+        sizes.append(len(content))
+    assert sizes[1] < 0.6 * sizes[0]

@@ -106,6 +106,18 @@ def test_a_body_is_relative_to_hips_and_torso() -> None:
         np.testing.assert_allclose(out[:, i], (at[name] - hips) / torso, atol=1e-9)
 
 
+def test_a_body_is_relative_to_shoulders_and_spread() -> None:
+    poses = body(lost=0.3)
+    out = through({"step": "normalise_pose", "by": "shoulders"}, poses).reshape(-1, len(NAMES), 2)
+    for pose, came in zip(poses.reshape(-1, len(NAMES), 2), out, strict=True):
+        found = pose.any(axis=1)
+        top = [pose[i] for i in (NAMES.index("left_shoulder"), NAMES.index("right_shoulder")) if found[i]]
+        centre = np.mean(top, axis=0) if top else pose[found].mean(axis=0)
+        spread = np.sqrt(pose[found].var(axis=0).sum())
+        np.testing.assert_allclose(came[found], (pose[found] - centre) / spread, atol=1e-9)
+        assert not came[~found].any()
+
+
 def test_what_is_far_is_limited_and_its_place_is_told() -> None:
     plain = through({"step": "normalise_pose"}, body())
     out = through({"step": "normalise_pose", "limit": 0.7, "place": True}, body())
@@ -222,7 +234,10 @@ def _chunk(poses: Poses) -> Chunk:
     [
         ({"step": "normalise_pose", "by": "image"}, "width and height are those of the image"),
         ({"step": "normalise_pose", "width": 3}, "width and height are those of the image"),
-        ({"step": "normalise_pose", "by": "image", "width": 3, "height": 3, "place": True}, "limit and place are of"),
+        (
+            {"step": "normalise_pose", "by": "image", "width": 3, "height": 3, "place": True},
+            "limit and place are of what",
+        ),
         ({"step": "joint_features", "angles": False}, "adds angles, velocities or both"),
         ({"step": "equally_spaced", "frames": 9, "stride": 9}, "expected a window of at least 73 rows, `pose` has 60"),
     ],
