@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from kymo.deploy.children import Child
 from kymo.lab.synth.listeners import simulate
 from kymo.models.bundle import load_bundle
 from kymo.models.predict import Classifier, Predictor
+from kymo.processors.recipe.load import INSTALLED
 from kymo.streams.chunk import Chunk, Header, signal_format
 from kymo.streams.codec import ChunkCodec
 from kymo.streams.topics import Names
@@ -96,7 +96,7 @@ def conditioned(rig: Rig, sessions: int = 100, seconds: float = 150.0) -> list[R
 
     Windows are of 60 s, and responses are known 30 s late: what is shorter than 100 s gives no event.
     """
-    text = (Path(__file__).parent.parent / "recipes" / "stress.toml").read_text().partition("[model]")[0]
+    text = (INSTALLED / "stress.toml").read_text().partition("[model]")[0]
     text = text.replace('[[window.steps]]\nstep = "standardise"\n', "").replace("[join]", f"{_PUPIL}[join]")
     name = f"conditioned{sessions}"
     recipe = rig.write(

@@ -95,6 +95,7 @@ class JoinedLife(Life):
     partition: JoinedPartition
 
     def __init__(self, log: JoinedLog, chain: Chain, clock: list[float], limits: Limits) -> None:
+        self.clock = clock
         self.unstored: list[tuple[str, Decision]] = []
         super().__init__(log, chain, clock, limits)
 
@@ -233,26 +234,31 @@ def campaign(seed: int, without: str = "", joins: Sequence[Join] = JOINS) -> Non
                 continue
             if currently_in_test_context():
                 note(f"{name} {topic}")
-            alive = True
-            if name == "arrive":
-                log.visible[topic] = min(log.visible.get(topic, 0) + pick.randint(1, 4), len(log.inputs[topic]))
-            elif name == "read":
-                life.read(topic, pick.randint(1, 6))
-            elif name == "publish":
-                life.publish(pick.randint(1, 9))
-            elif name == "hear":
-                life.hear(pick.randint(1, 9))
-            elif name == "commit":
-                alive = life.commit(pick.randint(0, 5), pick.choice([99, 99, 1]))
-            elif name == "decide":
-                alive = life.decide(pick.random() < 0.3)
-            elif name == "wait":
-                clock[0] += pick.choice([0.2, 0.6, 9.0])
-            elif pick.random() < 0.4:
-                alive = False
-            if not alive:
+            if not survives(life, name, topic, pick):
                 life = JoinedLife(log, chain, clock, limits)
         finish(log, chain, clock, limits)
+
+
+def survives(life: JoinedLife, name: str, topic: str, pick: random.Random) -> bool:
+    """Let a worker do one of the moves; whether it lives on."""
+    log = life.log
+    if name == "arrive":
+        log.visible[topic] = min(log.visible.get(topic, 0) + pick.randint(1, 4), len(log.inputs[topic]))
+    elif name == "read":
+        life.read(topic, pick.randint(1, 6))
+    elif name == "publish":
+        life.publish(pick.randint(1, 9))
+    elif name == "hear":
+        life.hear(pick.randint(1, 9))
+    elif name == "commit":
+        return life.commit(pick.randint(0, 5), pick.choice([99, 99, 1]))
+    elif name == "decide":
+        return life.decide(pick.random() < 0.3)
+    elif name == "wait":
+        life.clock[0] += pick.choice([0.2, 0.6, 9.0])
+    else:
+        return pick.random() >= 0.4
+    return True
 
 
 def left_out(rule: str) -> Any:

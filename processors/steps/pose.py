@@ -32,19 +32,14 @@ _ANGLES = (
 )
 
 
-def joints_of(step: str, channels: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Where x and y of each joint stand among channels."""
-    names = [name.removesuffix("_x") for name in channels if name.endswith("_x") and f"{name[:-2]}_y" in channels]
-    if not names:
-        raise FormatError(f"{step}: no joint, such as nose_x and nose_y, among {', '.join(channels)}")
-    return {name: (channels.index(f"{name}_x"), channels.index(f"{name}_y")) for name in names}
-
-
 class Joints:
     """Samples ``(…, channels)`` as joints ``(…, joints)``."""
 
     def __init__(self, step: str, channels: Sequence[str]) -> None:
-        self.at = joints_of(step, channels)
+        names = [name.removesuffix("_x") for name in channels if name.endswith("_x") and f"{name[:-2]}_y" in channels]
+        if not names:
+            raise FormatError(f"{step}: no joint, such as nose_x and nose_y, among {', '.join(channels)}")
+        self.at = {name: (channels.index(f"{name}_x"), channels.index(f"{name}_y")) for name in names}
         self.names = list(self.at)
         self.columns = np.array(list(self.at.values()))  # (joints, 2)
 
@@ -153,12 +148,12 @@ class NormalisePose(MapSpec):
 
     def output(self, inputs: Mapping[str, Format]) -> Format:
         fmt = only(inputs)
-        names = joints_of(self.name, fmt.channels)
+        joints = Joints(self.name, fmt.channels)
         if len(fmt.shape) != 1:
             raise FormatError(f"{self.name}: `{fmt.stream}` has {fmt.shape} a sample, expected one number a channel")
-        at = {column for pair in names.values() for column in pair}
+        at = {column for pair in joints.at.values() for column in pair}
         units = tuple("" if i in at else unit for i, unit in enumerate(fmt.units))
-        added = tuple(f"{name}_found" for name in names) if self.found else ()
+        added = tuple(f"{name}_found" for name in joints.names) if self.found else ()
         added += ("body_across", "body_down") if self.place else ()
         return with_more(self.name, replace(fmt, units=units), added, ("",) * len(added))
 

@@ -15,7 +15,7 @@ import pytest
 from documents import ROOT, blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joined_lab import MOVES, JoinedLife, JoinedLog, is_settled, recorded
+from joined_lab import MOVES, JoinedLife, JoinedLog, is_settled, recorded, survives
 from recipes_made import STANDARDISE, recipe_text
 from tiny_stateful import LABELS, ROWS, JudgedLife, leaky_onnx, manifest, plain, reference
 
@@ -144,22 +144,8 @@ def test_crashes_anywhere(model: Predictor, seed: int) -> None:
     life = AnewLife(log, model.head, clock, limits)
     for _ in range(pick.randint(20, 120)):
         name, topic = pick.choice(MOVES), pick.choice(sorted(log.inputs))
-        alive = True
-        if name == "arrive":
-            log.visible[topic] = min(log.visible.get(topic, 0) + pick.randint(1, 4), len(log.inputs[topic]))
-        elif name in ("publish", "hear"):
-            getattr(life, name)(pick.randint(1, 9))
-        elif name == "read":
-            life.read(topic, pick.randint(1, 6))
-        elif name == "commit":
-            alive = life.commit(pick.randint(0, 5), pick.choice([99, 99, 1]))
-        elif name == "decide":
-            alive = life.decide(pick.random() < 0.3)
-        elif name == "wait":
-            clock[0] += pick.choice([0.2, 0.6, 9.0])
-        else:
-            alive = pick.random() > 0.4
-        life = life if alive else AnewLife(log, model.head, clock, limits)
+        if not survives(life, name, topic, pick):
+            life = AnewLife(log, model.head, clock, limits)
     log.visible = {topic: len(items) for topic, items in log.inputs.items()}
     for _ in range(2):
         life = AnewLife(log, model.head, clock, limits)
