@@ -52,8 +52,9 @@ def pretrained(kind: Any, key: str, name: str, **options: Any) -> Any:
         return kind.from_pretrained(name, local_files_only=Path(name).is_dir(), **options)
     except Exception as error:  # whatever hub client, network or file has to say
         why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        what = f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}"
         raise TrainingError(
-            f"[model] {key} = {name!r}: neither a folder with {kind.__name__}'s weights, nor to be had from the hub ({why}); without a "
+            f"[model] {key} = {name!r}: neither a folder with {what}, nor to be had from the hub ({why}); without a "
             f"network, fetch it elsewhere and name its folder, or leave {key} out to learn from scratch"
         ) from None
 

@@ -43,7 +43,7 @@ class FileFormat(NamedTuple):
         return recordings
 
 
-_KEYPOINTS = re.compile(rb"(\xef\xbb\xbf)?(keypoint,x,y\b|A,[^,\n]*,[^,\n]*(,[^,\n]*)?\r?\nB,)")
+_KEYPOINTS = re.compile(rb"(\xef\xbb\xbf)?(keypoint,x,y\b.*\n)?A(,[^,\n]*){2,3}\nB,.*\nC,.*\n[D-Q],")
 #: What reads a file: the first row that has its suffix and takes its first bytes.
 FORMATS = (
     FileFormat("kymo.streams.readers.keypoints:read_keypoints", (".csv",), lambda start: bool(_KEYPOINTS.match(start))),

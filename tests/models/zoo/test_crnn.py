@@ -145,7 +145,7 @@ def test_weights_come_from_a_folder(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, wanted[n]) for n, tensor in taken.model.encoder["backbone"].state_dict().items())
     with pytest.raises(TrainingError, match="not those of resnet18"):
         network(backbone="resnet18", weights=str(tmp_path))
-    with pytest.raises(TrainingError, match="neither a folder with ResNetModel's weights"):
+    with pytest.raises(TrainingError, match="neither a folder with a ResNetModel"):
         network(weights=str(tmp_path / "nothing"))
 
 
